@@ -1,0 +1,1 @@
+"""The `/auth/claude` API: who is asking, and what shape comes back."""

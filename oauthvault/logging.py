@@ -1,0 +1,52 @@
+"""Log lines on standard error, and the last net under them.
+
+No code of ours writes a token or a key into a log. What a library might write passes
+through `Redaction`, which takes out whatever looks like one.
+"""
+
+import logging
+import logging.config
+import re
+from typing import Any
+
+from oauthvault.middleware import current_request_id
+
+_SECRET_SHAPES = re.compile(
+    r"sk-ant-[A-Za-z0-9_-]{6,}|ov[su]_[A-Za-z0-9_-]{10,}|(?i:bearer)\s+[A-Za-z0-9._~+/-]{10,}=*"
+)
+
+
+def redact(text: str) -> str:
+    """The text with everything in the shape of a token or a key replaced."""
+    return _SECRET_SHAPES.sub("[redacted]", text)
+
+
+class Redaction(logging.Formatter):
+    """Formats a record, its arguments and its traceback, then redacts the whole."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.request_id = current_request_id.get()
+        return redact(super().format(record))
+
+
+def configure(options: dict[str, Any]) -> None:
+    """Django's LOGGING_CONFIG: one handler, one format, one level."""
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "line": {
+                    "()": "oauthvault.logging.Redaction",
+                    "format": "%(asctime)s %(levelname)-7s %(name)s [%(request_id)s] %(message)s",
+                }
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "root": {"handlers": ["stderr"], "level": options.get("level", "INFO")},
+            "loggers": {
+                # httpx writes one line per request at INFO; the attempt record says more.
+                "httpx": {"level": "WARNING"},
+                "httpcore": {"level": "WARNING"},
+            },
+        }
+    )

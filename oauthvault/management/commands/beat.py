@@ -1,0 +1,35 @@
+"""`oauthvault beat`: the scheduler alone."""
+
+import os
+import sys
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+from oauthvault.env import child_environment
+
+
+def command_line() -> list[str]:
+    return [
+        *(sys.executable, "-P", "-m", "celery", "--quiet"),
+        *("--app", "oauthvault.celery:app", "beat"),
+        *("--schedule", str(settings.OAUTHVAULT_DATA_DIR / "beat-schedule")),
+        # No pid file: one left behind by a crash would stop the next start.
+        "--pidfile=",
+        *("--loglevel", settings.LOG_LEVEL),
+    ]
+
+
+class Command(BaseCommand):
+    help = (
+        "Run the scheduler (Celery beat), and nothing else: for a container of its own. Run one of "
+        "it; two would only ask twice for the same sweeps. On one machine, `oauthvault up` runs "
+        "everything."
+    )
+    requires_system_checks = ()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Become the scheduler: same process id, so that signals reach it."""
+        argv = command_line()
+        os.execvpe(argv[0], argv, child_environment())

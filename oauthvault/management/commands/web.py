@@ -1,0 +1,40 @@
+"""`oauthvault web`: the HTTP server alone."""
+
+import os
+import sys
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+from oauthvault.env import child_environment
+
+
+def command_line() -> list[str]:
+    return [
+        *(sys.executable, "-P", "-m", "granian"),
+        *("--interface", "wsgi", "--http", "1", "--no-ws"),
+        *("--host", settings.OAUTHVAULT_HOST, "--port", str(settings.OAUTHVAULT_PORT)),
+        *("--workers", str(settings.OAUTHVAULT_WEB_WORKERS)),
+        *("--blocking-threads", str(settings.OAUTHVAULT_WEB_THREADS)),
+        # A crashed worker is replaced without its neighbours losing a connection.
+        "--respawn-failed-workers",
+        # An access log would hold every caller's address and query string.
+        "--no-access-log",
+        *("--log-level", settings.LOG_LEVEL.lower()),
+        "oauthvault.wsgi:application",
+    ]
+
+
+class Command(BaseCommand):
+    help = (
+        "Serve HTTP on OAUTHVAULT_HOST:OAUTHVAULT_PORT with OAUTHVAULT_WEB_WORKERS processes of "
+        "OAUTHVAULT_WEB_THREADS threads, and nothing else: for a container of its own. Run "
+        "`oauthvault init` first. On one machine, `oauthvault up` runs everything."
+    )
+    requires_system_checks = ()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Become the server: same process id, so that signals reach it."""
+        argv = command_line()
+        os.execvpe(argv[0], argv, child_environment())

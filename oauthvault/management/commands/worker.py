@@ -1,0 +1,39 @@
+"""`oauthvault worker`: the Celery worker alone."""
+
+import os
+import sys
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+from oauthvault.env import child_environment
+
+# As root (a container, a bare machine) Celery warns at every start. Its reason is
+# pickle, which CELERY_ACCEPT_CONTENT does not accept.
+_NO_ROOT_WARNING = "ignore:You're running the worker with superuser privileges:UserWarning"
+
+
+def command_line() -> list[str]:
+    return [
+        *(sys.executable, "-P", "-W", _NO_ROOT_WARNING, "-m", "celery", "--quiet"),
+        *("--app", "oauthvault.celery:app", "worker"),
+        *("--pool", "threads", "--concurrency", str(settings.OAUTHVAULT_WORKER_CONCURRENCY)),
+        # Workers have nothing to tell each other: the database decides who does what.
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+        *("--loglevel", settings.LOG_LEVEL),
+    ]
+
+
+class Command(BaseCommand):
+    help = (
+        "Run the Celery worker with OAUTHVAULT_WORKER_CONCURRENCY threads, and nothing else: for a "
+        "container of its own. SIGTERM ends it when the refreshes under way are saved. On one "
+        "machine, `oauthvault up` runs everything."
+    )
+    requires_system_checks = ()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Become the worker: same process id, so that signals reach it."""
+        argv = command_line()
+        os.execvpe(argv[0], argv, child_environment())

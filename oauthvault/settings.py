@@ -1,0 +1,350 @@
+"""One settings file, driven by the environment. See docs/configuration.md for every variable.
+
+Nothing here is secret by itself, nothing is a default for a wrong value, and there is
+no debug mode: an error page with local variables has no place beside other people's keys.
+"""
+
+import secrets
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import dj_database_url
+
+from oauthvault import datadir, env
+from tokens.secret import EncryptionKey, Secret
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DEBUG = False
+
+# --- Where things are kept -------------------------------------------------------------
+
+OAUTHVAULT_DATA_DIR = datadir.prepare(
+    Path(env.text("OAUTHVAULT_DATA_DIR", "data") or "data").absolute()
+)
+
+SECRET_KEY = env.secret("OAUTHVAULT_SECRET_KEY") or datadir.read_or_create(
+    OAUTHVAULT_DATA_DIR / "secret.key", lambda: secrets.token_urlsafe(50)
+)
+
+
+def _database(variable: str) -> dict[str, Any] | None:
+    url = env.secret(variable)
+    if url is None:
+        return None
+    try:
+        parsed = dict(dj_database_url.parse(url))
+    except (ValueError, KeyError):
+        # The message of the library would repeat the address, password and all.
+        parsed = {}
+    engine = str(parsed.get("ENGINE", ""))
+    if engine.endswith(".postgresql") and parsed.get("NAME"):
+        parsed["ENGINE"] = "django_prometheus.db.backends.postgresql"
+        parsed["CONN_MAX_AGE"] = 60
+        parsed["OPTIONS"] = {
+            "connect_timeout": 5,
+            "application_name": "oauthvault",
+            **dict(parsed.get("OPTIONS") or {}),
+            # Everything of ours lives in one schema, so that the database may be
+            # LiteLLM's own; a rotated token that was acknowledged is on disk.
+            "options": "-c search_path=oauthvault -c synchronous_commit=on",
+        }
+        return parsed
+    if engine.endswith(".sqlite3") and parsed.get("NAME"):
+        return _sqlite(str(parsed["NAME"]))
+    raise env.ConfigurationError(
+        f"{variable} must look like postgresql://user:password@host:5432/database "
+        "(or sqlite:////path/to/file)"
+    )
+
+
+def _sqlite(name: str) -> dict[str, Any]:
+    return {
+        "ENGINE": "django_prometheus.db.backends.sqlite3",
+        "NAME": name,
+        "CONN_MAX_AGE": 60,
+        "OPTIONS": {
+            "timeout": 20,
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+        },
+    }
+
+
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": _database("DATABASE_URL") or _sqlite(str(OAUTHVAULT_DATA_DIR / "oauthvault.sqlite3"))
+}
+ON_POSTGRESQL = DATABASES["default"]["ENGINE"].endswith("postgresql")
+
+# The role that owns the tables and migrates them, where that is another one than the
+# role that serves requests.
+_owner = _database("OAUTHVAULT_MIGRATION_DATABASE_URL")
+if _owner is not None:
+    if not (ON_POSTGRESQL and _owner["ENGINE"].endswith("postgresql")):
+        raise env.ConfigurationError(
+            "OAUTHVAULT_MIGRATION_DATABASE_URL needs PostgreSQL, here and in DATABASE_URL"
+        )
+    DATABASES["owner"] = _owner | {"CONN_MAX_AGE": 0, "TEST": {"MIRROR": "default"}}
+
+REDIS_URL = Secret(_redis) if (_redis := env.secret("REDIS_URL")) else None
+if REDIS_URL is not None and urlsplit(REDIS_URL.reveal()).scheme not in {"redis", "rediss", "unix"}:
+    raise env.ConfigurationError("REDIS_URL must look like redis://host:6379/0")
+
+CACHES: dict[str, dict[str, Any]] = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL.reveal(),
+        "KEY_PREFIX": "oauthvault",
+    }
+    if REDIS_URL is not None
+    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+}
+
+# --- Keys ------------------------------------------------------------------------------
+
+# Empty when neither is given: then the key file of the data directory counts, which
+# `oauthvault init` makes on the first start (tokens/keyring.py).
+ENCRYPTION_KEYS = [
+    EncryptionKey(key)
+    for key in [
+        env.secret("CLAUDE_TOKEN_ENCRYPTION_KEY"),
+        *(env.secret("CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS") or "").split(","),
+    ]
+    if key and key.strip()
+]
+ENCRYPTION_KEY_FILE = OAUTHVAULT_DATA_DIR / "encryption.key"
+
+# --- The credential given by the environment -------------------------------------------
+
+CLAUDE_ACCESS_TOKEN = Secret(_value) if (_value := env.secret("CLAUDE_ACCESS_TOKEN")) else None
+CLAUDE_REFRESH_TOKEN = Secret(_value) if (_value := env.secret("CLAUDE_REFRESH_TOKEN")) else None
+CLAUDE_EXPIRES_AT = env.integer("CLAUDE_EXPIRES_AT", 0, least=1, most=9_999_999_999_999) or None
+if (CLAUDE_ACCESS_TOKEN is None) != (CLAUDE_EXPIRES_AT is None):
+    raise env.ConfigurationError(
+        "CLAUDE_ACCESS_TOKEN and CLAUDE_EXPIRES_AT (Unix time) must be given together"
+    )
+if CLAUDE_REFRESH_TOKEN is not None and CLAUDE_ACCESS_TOKEN is None:
+    raise env.ConfigurationError(
+        "CLAUDE_REFRESH_TOKEN needs CLAUDE_ACCESS_TOKEN and CLAUDE_EXPIRES_AT beside it"
+    )
+
+# --- The authorization server and the refresh ------------------------------------------
+
+CLAUDE_OAUTH_TOKEN_URL = env.http_url(
+    "CLAUDE_OAUTH_TOKEN_URL", "https://platform.claude.com/v1/oauth/token"
+)
+CLAUDE_OAUTH_CLIENT_ID = env.text("CLAUDE_OAUTH_CLIENT_ID", "9d1c250a-e61b-44d9-88ed-5944d1962f5e")
+CLAUDE_OAUTH_REVOKE_URL = env.http_url("CLAUDE_OAUTH_REVOKE_URL")
+CLAUDE_OAUTH_AUTO_REFRESH = env.boolean("CLAUDE_OAUTH_AUTO_REFRESH", True)
+CLAUDE_OAUTH_REFRESH_THRESHOLD = env.integer(
+    "CLAUDE_OAUTH_REFRESH_THRESHOLD", 300, least=1, most=86_400
+)
+CLAUDE_OAUTH_MAX_RETRIES = env.integer("CLAUDE_OAUTH_MAX_RETRIES", 3, least=0, most=10)
+CLAUDE_OAUTH_RETRY_BACKOFF = env.choice(
+    "CLAUDE_OAUTH_RETRY_BACKOFF", "exponential", ["exponential", "linear", "fixed"]
+)
+# Seconds. The whole exchange with the authorization server ends well before the lease
+# that protects it does.
+REFRESH_DEADLINE = 30.0
+REFRESH_LEASE = 45.0
+# A refresh token whose first presentation had no answer is presented once more, never again.
+MOST_PRESENTATIONS = 2
+
+# --- First operator, first key, who sees what ------------------------------------------
+
+OAUTHVAULT_ADMIN_USER = env.text("OAUTHVAULT_ADMIN_USER", "admin")
+OAUTHVAULT_ADMIN_PASSWORD = (
+    Secret(_value) if (_value := env.secret("OAUTHVAULT_ADMIN_PASSWORD")) else None
+)
+OAUTHVAULT_SERVICE_KEY = (
+    Secret(_value) if (_value := env.secret("OAUTHVAULT_SERVICE_KEY")) else None
+)
+OAUTHVAULT_METRICS_TOKEN = (
+    Secret(_value) if (_value := env.secret("OAUTHVAULT_METRICS_TOKEN")) else None
+)
+OAUTHVAULT_PUBLIC_STATS = env.boolean("OAUTHVAULT_PUBLIC_STATS", True)
+
+# --- Web -------------------------------------------------------------------------------
+
+OAUTHVAULT_HOST = env.text("OAUTHVAULT_HOST", "127.0.0.1")
+OAUTHVAULT_PORT = env.integer("OAUTHVAULT_PORT", 8000, least=1, most=65_535)
+OAUTHVAULT_BASE_URL = env.http_url("OAUTHVAULT_BASE_URL", f"http://127.0.0.1:{OAUTHVAULT_PORT}")
+# SQLite has one writer: more threads would only wait for each other.
+OAUTHVAULT_WEB_WORKERS = env.integer(
+    "OAUTHVAULT_WEB_WORKERS", 2 if ON_POSTGRESQL else 1, least=1, most=64
+)
+OAUTHVAULT_WEB_THREADS = env.integer(
+    "OAUTHVAULT_WEB_THREADS", 4 if ON_POSTGRESQL else 2, least=2, most=64
+)
+OAUTHVAULT_WORKER_CONCURRENCY = env.integer(
+    "OAUTHVAULT_WORKER_CONCURRENCY", 16 if ON_POSTGRESQL else 4, least=1, most=256
+)
+
+_base_url = urlsplit(OAUTHVAULT_BASE_URL or "")
+ALLOWED_HOSTS = [
+    *env.words("OAUTHVAULT_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"]),
+    *([_base_url.hostname] if _base_url.hostname else []),
+]
+_https = _base_url.scheme == "https"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 12 * 3600
+CSRF_TRUSTED_ORIGINS = [f"{_base_url.scheme}://{_base_url.netloc}"]
+SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SILENCED_SYSTEM_CHECKS = [
+    # TLS ends at the proxy in front. To redirect plain HTTP is that proxy's work: a
+    # redirect from here would answer a bearer that has already crossed the wire.
+    "security.W008",
+]
+
+INSTALLED_APPS = [
+    # First, because its `migrate` makes the schema and hands out the rights.
+    "oauthvault",
+    "unfold",
+    "unfold.contrib.filters",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_prometheus",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "tokens",
+    "api",
+]
+
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "oauthvault.middleware.request_id",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+
+ROOT_URLCONF = "oauthvault.urls"
+WSGI_APPLICATION = "oauthvault.wsgi.application"
+APPEND_SLASH = True
+DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates", Path(__file__).parent / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATIC_ROOT = Path(env.text("OAUTHVAULT_STATIC_ROOT", str(OAUTHVAULT_DATA_DIR / "static")) or "")
+# Served from the packages where they lie: nothing to collect before the first start.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["api.authentication.BearerKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["api.permissions.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "api.problems.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "oauthvault",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_AUTHENTICATION": [],
+    "SERVE_PERMISSIONS": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+}
+
+# --- Celery ----------------------------------------------------------------------------
+
+_broker_files = OAUTHVAULT_DATA_DIR / "broker"
+if REDIS_URL is None:
+    for _folder in ("messages", "control"):
+        (_broker_files / _folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+CELERY_BROKER_URL = REDIS_URL.reveal() if REDIS_URL is not None else "filesystem://"
+CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
+    # A message that was taken and not finished within this time is delivered again.
+    {"visibility_timeout": 300}
+    if REDIS_URL is not None
+    else {
+        "data_folder_in": str(_broker_files / "messages"),
+        "data_folder_out": str(_broker_files / "messages"),
+        "control_folder": str(_broker_files / "control"),
+    }
+)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_DEFAULT_QUEUE = "oauthvault"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TIMEZONE = "UTC"
+# At least every 20 s, and at least twice in a threshold.
+SWEEP_INTERVAL = max(1.0, min(20.0, CLAUDE_OAUTH_REFRESH_THRESHOLD / 2))
+CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
+    "sweep": {
+        "task": "tokens.sweep",
+        "schedule": SWEEP_INTERVAL,
+        # A beat that was away must not leave a heap of sweeps behind it.
+        "options": {"expires": SWEEP_INTERVAL},
+    },
+}
+
+# --- Logging, admin --------------------------------------------------------------------
+
+LOG_LEVEL = env.choice("OAUTHVAULT_LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR"])
+LOGGING_CONFIG = "oauthvault.logging.configure"
+LOGGING: dict[str, Any] = {"level": LOG_LEVEL}
+
+PROMETHEUS_EXPORT_MIGRATIONS = False
+
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "oauthvault",
+    "SITE_HEADER": "oauthvault",
+    "SITE_SYMBOL": "key",
+    "DASHBOARD_CALLBACK": "tokens.admin.dashboard.context",
+}
+
+# A difference, in seconds, between the vault's clock and the database's: zero, and
+# read from nowhere. Tests put another value here (tests/settings.py).
+CLOCK_OFFSET = 0.0

@@ -1,0 +1,9 @@
+"""The WSGI application, as `oauthvault web` serves it."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "oauthvault.settings")
+
+application = get_wsgi_application()

@@ -1,0 +1,21 @@
+"""Settings of the test suite: the product's own, with keys and places of its own."""
+
+import os
+import tempfile
+
+os.environ.setdefault("OAUTHVAULT_DATA_DIR", tempfile.mkdtemp(prefix="oauthvault-tests-"))
+os.environ.setdefault(
+    "CLAUDE_TOKEN_ENCRYPTION_KEY", "dGVzdHMgb25seTogbmV2ZXIgYSByZWFsIGtleSEhISE="
+)
+os.environ.setdefault("OAUTHVAULT_WEB_THREADS", "16")
+
+from oauthvault.settings import *  # noqa: E402, F403
+from oauthvault.settings import DATABASES, OAUTHVAULT_DATA_DIR, ON_POSTGRESQL  # noqa: E402
+
+if not ON_POSTGRESQL:
+    # A file, not memory: several threads and processes use it, as in real life.
+    DATABASES["default"]["TEST"] = {"NAME": str(OAUTHVAULT_DATA_DIR / "test.sqlite3")}
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+CELERY_BROKER_URL = "memory://"
+CLOCK_OFFSET = float(os.environ.get("OAUTHVAULT_TEST_CLOCK_OFFSET", "0"))

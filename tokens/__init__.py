@@ -1,0 +1,1 @@
+"""What a credential is, and everything that may be done with one."""

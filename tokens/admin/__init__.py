@@ -1,0 +1,1 @@
+"""Operators' rooms. Nothing in here opens a token."""

@@ -1,0 +1,205 @@
+"""How a login comes into the vault, and which ones may not.
+
+The ledger of fingerprints decides: a login that another user holds is refused, and one
+that the vault has rotated or revoked since never comes back by an old file or variable.
+"""
+
+from dataclasses import dataclass
+
+from django.db import IntegrityError, transaction
+
+from tokens import audit, sealing
+from tokens.credential_file import MINTS_API_KEYS, ImportedCredential
+from tokens.errors import AlreadyStored, PreconditionFailed, StaleCredential
+from tokens.keyring import fingerprint
+from tokens.models import (
+    OAuthCredential,
+    Problem,
+    Standing,
+    Tenant,
+    TokenFingerprint,
+)
+from tokens.refresh import due_time
+
+# Where the file does not say when the login ends: what the public sources report.
+_USUAL_LOGIN_LIFE = 27 * 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportResult:
+    """What an import did. ``changed`` False: exactly this login was stored already."""
+
+    credential: OAuthCredential
+    created: bool
+    changed: bool
+    warnings: list[str]
+
+
+def import_credential(
+    *,
+    tenant: Tenant,
+    user_id: str,
+    offered: ImportedCredential,
+    actor: str,
+    only_if_absent: bool = False,
+    dry_run: bool = False,
+    now: float,
+) -> ImportResult:
+    """Store ``offered`` as the credential of ``user_id``, in place of what is there.
+
+    A refresh under way loses: its save finds another generation. Raises StaleCredential,
+    AlreadyStored or PreconditionFailed, and then nothing was stored.
+    """
+    try:
+        with transaction.atomic():
+            result = _store(tenant, user_id, offered, actor, only_if_absent, now)
+            if dry_run:
+                transaction.set_rollback(True)
+            return result
+    except IntegrityError:
+        # Somebody stored the same login, or this user's first one, in the same moment.
+        raise AlreadyStored(
+            "this login was stored by another request at the same time; look before you try again"
+        ) from None
+
+
+def _store(
+    tenant: Tenant,
+    user_id: str,
+    offered: ImportedCredential,
+    actor: str,
+    only_if_absent: bool,
+    now: float,
+) -> ImportResult:
+    credential = (
+        OAuthCredential.objects.for_tenant(tenant)
+        .select_for_update(of=("self",))
+        .filter(user_id=user_id)
+        .first()
+    )
+    stored = credential is not None and credential.standing != Standing.REVOKED
+    if only_if_absent and stored:
+        raise PreconditionFailed("a credential is stored for this user already")
+    held = _held_already(credential, offered)
+    created = credential is None
+    if credential is None:
+        # Without tokens for the length of this transaction: what they are sealed for
+        # includes the row's id, which only the insert makes known.
+        credential = OAuthCredential.objects.create(
+            tenant=tenant,
+            user_id=user_id,
+            standing=Standing.REVOKED,
+            expires_at=offered.expires_at,
+            generation=1,
+        )
+    warnings = _warnings(offered)
+    if held and credential.expires_at == offered.expires_at:
+        credential.tenant = tenant
+        return ImportResult(credential=credential, created=False, changed=False, warnings=warnings)
+    _fill(credential, tenant, offered, created=created, now=now)
+    sealing.record_fingerprints(
+        credential=credential,
+        access_token=offered.access_token,
+        refresh_token=offered.refresh_token,
+        generation=credential.generation,
+        now=now,
+    )
+    audit.record(
+        tenant=tenant,
+        actor=actor,
+        action="import",
+        subject=user_id,
+        now=now,
+        replaced=not created,
+        refreshable=offered.refresh_token is not None,
+    )
+    return ImportResult(credential=credential, created=created, changed=True, warnings=warnings)
+
+
+def _held_already(credential: OAuthCredential | None, offered: ImportedCredential) -> bool:
+    """Whether this user holds exactly this pair now. Raises for a login that is another's
+    or known to be spent. The one query of the vault that looks across tenants by purpose:
+    it answers with nothing but that there is a holder."""
+    digests = {
+        fingerprint(token.reveal()): token
+        for token in (offered.access_token, offered.refresh_token)
+        if token is not None
+    }
+    known = list(
+        TokenFingerprint.objects.filter(digest__in=digests).values_list(
+            "credential_id", "digest", "retired_at"
+        )
+    )
+    own_id = credential.pk if credential is not None else None
+    deciding = fingerprint((offered.refresh_token or offered.access_token).reveal())
+    for credential_id, digest, retired_at in known:
+        if digest != deciding:
+            continue
+        if retired_at is not None:
+            raise StaleCredential(
+                "this login is known here, and has been refreshed or revoked since this copy "
+                "was made; sign in to Claude again for a new one"
+            )
+        if credential_id != own_id:
+            raise AlreadyStored("this login is stored already, for another user")
+    if any(other != own_id for other, _, _ in known):
+        raise AlreadyStored("this login is stored already, for another user")
+    own_living = {digest for _, digest, retired_at in known if retired_at is None}
+    return own_living == set(digests)
+
+
+def _fill(
+    credential: OAuthCredential,
+    tenant: Tenant,
+    offered: ImportedCredential,
+    *,
+    created: bool,
+    now: float,
+) -> None:
+    pair = sealing.seal_pair(
+        tenant=tenant,
+        credential_id=credential.pk,
+        access_token=offered.access_token,
+        refresh_token=offered.refresh_token,
+    )
+    credential.tenant = tenant
+    credential.data_key = pair.data_key
+    credential.access_token_encrypted = pair.access_token_encrypted
+    credential.refresh_token_encrypted = pair.refresh_token_encrypted
+    credential.expires_at = offered.expires_at
+    credential.scopes = offered.scopes
+    credential.is_max = offered.is_max
+    credential.subscription_type = offered.subscription_type
+    credential.standing = Standing.ACTIVE
+    credential.generation += 0 if created else 1
+    credential.lease_id, credential.lease_until = None, None
+    credential.unanswered_presentations = 0
+    credential.consecutive_failures = 0
+    credential.problem, credential.problem_at = Problem.NONE, None
+    credential.login_expires_at, credential.login_expiry_is_estimate = None, False
+    credential.refresh_due_at = None
+    if offered.refresh_token is not None:
+        credential.refresh_due_at = due_time(
+            expires_at=offered.expires_at, threshold=tenant.threshold, now=now
+        )
+        credential.login_expires_at = offered.login_expires_at or int(now) + _USUAL_LOGIN_LIFE
+        credential.login_expiry_is_estimate = offered.login_expires_at is None
+    credential.save()
+
+
+def _warnings(offered: ImportedCredential) -> list[str]:
+    warnings = []
+    if offered.refresh_token is None:
+        warnings.append(
+            "There is no refresh token: this credential works until it expires and cannot be renewed."
+        )
+    else:
+        warnings.append(
+            "A refresh token is single use. If Claude Code goes on using this login elsewhere, "
+            "one of the two will be signed out: keep it here only."
+        )
+    if MINTS_API_KEYS in offered.scopes:
+        warnings.append(
+            f"The scope {MINTS_API_KEYS} can create API keys that outlive a revocation here."
+        )
+    return warnings

@@ -1,0 +1,168 @@
+"""The keys of this deployment: where they come from, and those that lie wrapped in the database.
+
+Unwrapped keys are remembered per process by the id and wrapped text they came from, so
+that a rewrapped or replaced key is read anew.
+"""
+
+import functools
+import hashlib
+import hmac
+import secrets
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from oauthvault import datadir
+from oauthvault.env import ConfigurationError
+from tokens.encryption import Key, Keyring, generate_kek, parse_kek
+from tokens.errors import EncryptionError
+from tokens.models import DataKey, Tenant, VaultKey
+
+FINGERPRINTS = "fingerprints"
+API_KEYS = "api keys"
+
+
+def load_keyring() -> Keyring:
+    """The KEKs from the environment, else from the key file. ConfigurationError without any."""
+    given = [key.reveal() for key in settings.ENCRYPTION_KEYS]
+    source = "CLAUDE_TOKEN_ENCRYPTION_KEY"
+    if not given:
+        kept = datadir.read_secret_file(settings.ENCRYPTION_KEY_FILE)
+        if kept is None:
+            raise ConfigurationError(
+                "there is no encryption key yet: run `oauthvault init` (or `oauthvault up`), "
+                "or set CLAUDE_TOKEN_ENCRYPTION_KEY"
+            )
+        given, source = [kept], str(settings.ENCRYPTION_KEY_FILE)
+    try:
+        return _keyring(tuple(given))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{source} must be 32 bytes in base64 (openssl rand -base64 32), but {error}"
+        ) from None
+
+
+def prepare_keys() -> None:
+    """On the first start make the key file; on every start prove that the keys open the database.
+
+    A key that does not open what is there stops the start and changes nothing: neither a
+    new key file nor a new row comes of it.
+    """
+    nothing_sealed = not VaultKey.objects.exists() and not DataKey.objects.exists()
+    if not settings.ENCRYPTION_KEYS and nothing_sealed:
+        datadir.read_or_create(settings.ENCRYPTION_KEY_FILE, generate_kek)
+    try:
+        verify_keys(load_keyring())
+    except ConfigurationError:
+        if settings.ENCRYPTION_KEYS or settings.ENCRYPTION_KEY_FILE.exists():
+            raise
+        raise ConfigurationError(
+            f"{settings.ENCRYPTION_KEY_FILE} is missing, and the database holds tokens sealed "
+            "with it; restore the file, or set CLAUDE_TOKEN_ENCRYPTION_KEY"
+        ) from None
+
+
+def verify_keys(keyring: Keyring) -> None:
+    """Raise ConfigurationError unless every wrapped key names a KEK at hand that opens it.
+
+    One key of each kind is opened; of the rest the name of the KEK is compared, which is
+    derived from the KEK itself.
+    """
+    needed = set(VaultKey.objects.values_list("kek_id", flat=True)) | set(
+        DataKey.objects.values_list("kek_id", flat=True).distinct()
+    )
+    missing = sorted(kek for kek in needed if kek not in keyring)
+    if missing:
+        raise ConfigurationError(
+            "CLAUDE_TOKEN_ENCRYPTION_KEY does not open what the database holds: "
+            f"key {', '.join(missing)} is needed, "
+            f"key {keyring.primary_id} is given (add the other one to "
+            "CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS). Nothing was changed"
+        )
+    try:
+        for kek in sorted(needed):
+            vault_key = VaultKey.objects.filter(kek_id=kek).first()
+            if vault_key is not None:
+                keyring.unwrap(vault_key.wrapped, key_id="vault", context=[vault_key.purpose])
+            data_key = DataKey.objects.filter(kek_id=kek).first()
+            if data_key is not None:
+                unwrap_data_key(data_key)
+    except EncryptionError as error:
+        raise ConfigurationError(
+            f"a key in the database does not open ({error.detail}). Nothing was changed"
+        ) from None
+
+
+def fingerprint(token_text: str) -> str:
+    """The keyed fingerprint of a token: same token, same fingerprint, in this deployment only."""
+    return _hash(FINGERPRINTS, token_text)
+
+
+def api_key_digest(key_text: str) -> str:
+    """What is stored of an API key."""
+    return _hash(API_KEYS, key_text)
+
+
+def sealing_key(tenant: Tenant) -> tuple[DataKey, Key]:
+    """The data key that seals for this tenant, made on first use."""
+    row = DataKey.objects.filter(tenant=tenant, retired_at=None).first()
+    if row is None:
+        row = _new_data_key(tenant)
+    return row, unwrap_data_key(row)
+
+
+def unwrap_data_key(row: DataKey) -> Key:
+    """The data key itself. EncryptionError if it belongs to another tenant or KEK."""
+    return _unwrapped(row.wrapped, row.key_id, f"tenant {row.tenant_id}")
+
+
+def _new_data_key(tenant: Tenant) -> DataKey:
+    keyring = load_keyring()
+    key_id = secrets.token_hex(8)
+    _, wrapped = keyring.new_key(key_id=key_id, context=[f"tenant {tenant.pk}"])
+    try:
+        with transaction.atomic():
+            return DataKey.objects.create(
+                key_id=key_id, tenant=tenant, wrapped=wrapped, kek_id=keyring.primary_id
+            )
+    except IntegrityError:
+        # Another process made this tenant's first key in the same moment.
+        return DataKey.objects.get(tenant=tenant, retired_at=None)
+
+
+def _hash(purpose: str, text: str) -> str:
+    key = _vault_key(purpose)
+    return hmac.new(key.derive(purpose), text.encode("utf-8"), hashlib.sha256).hexdigest()
+
+
+@functools.cache
+def _vault_key(purpose: str) -> Key:
+    keyring = load_keyring()
+    row = VaultKey.objects.filter(purpose=purpose).first()
+    if row is None:
+        _, wrapped = keyring.new_key(key_id="vault", context=[purpose])
+        try:
+            with transaction.atomic():
+                row = VaultKey.objects.create(
+                    purpose=purpose, wrapped=wrapped, kek_id=keyring.primary_id
+                )
+        except IntegrityError:
+            row = VaultKey.objects.get(purpose=purpose)
+    return keyring.unwrap(row.wrapped, key_id="vault", context=[purpose])
+
+
+@functools.lru_cache(maxsize=4)
+def _keyring(texts: tuple[str, ...]) -> Keyring:
+    return Keyring([parse_kek(text) for text in texts])
+
+
+@functools.lru_cache(maxsize=4096)
+def _unwrapped(wrapped: str, key_id: str, context: str) -> Key:
+    return load_keyring().unwrap(wrapped, key_id=key_id, context=[context])
+
+
+def forget() -> None:
+    """Drop every remembered key of this process (another database, another keyring)."""
+    _vault_key.cache_clear()
+    _keyring.cache_clear()
+    _unwrapped.cache_clear()

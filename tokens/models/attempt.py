@@ -1,0 +1,62 @@
+"""The durable record of every refresh, written with the claim."""
+
+from typing import ClassVar
+
+from django.db import models
+
+from tokens.models.credential import OAuthCredential
+from tokens.models.tenant import Tenant
+
+
+class Cause(models.TextChoices):
+    """Why a refresh was begun."""
+
+    SWEEP = "sweep", "due"
+    HAND_OUT = "hand_out", "needed by a request"
+    DEMAND = "demand", "asked for"
+    REJECTED = "rejected", "upstream said 401"
+
+
+class Outcome(models.TextChoices):
+    """How it ended. `IN_FLIGHT` long after its lease: the process died in between."""
+
+    IN_FLIGHT = "in_flight"
+    REFRESHED = "refreshed"
+    SUPERSEDED = "superseded", "refreshed, but revoked or replaced meanwhile"
+    INVALID_GRANT = "invalid_grant"
+    INVALID_SCOPE = "invalid_scope"
+    ACCOUNT_ON_HOLD = "account_on_hold"
+    RATE_LIMITED = "rate_limited"
+    UPSTREAM_ERROR = "upstream_error"
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown", "sent, not answered"
+    NOT_SAVED = "not_saved", "answered, but the database could not be written"
+
+
+class RefreshAttempt(models.Model):
+    """One claim and what came of it. Times are Unix seconds; never a token."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
+    credential = models.ForeignKey(
+        OAuthCredential, on_delete=models.CASCADE, related_name="attempts"
+    )
+    lease_id = models.UUIDField(unique=True, editable=False)
+    cause = models.CharField(max_length=16, choices=Cause)
+    actor = models.CharField(max_length=200, blank=True)
+    generation = models.BigIntegerField()
+    started_at = models.FloatField()
+    ended_at = models.FloatField(null=True)
+    outcome = models.CharField(max_length=16, choices=Outcome, default=Outcome.IN_FLIGHT)
+    upstream_status = models.PositiveSmallIntegerField(null=True)
+    tries = models.PositiveSmallIntegerField(default=0)
+    latency_ms = models.PositiveIntegerField(null=True)
+
+    class Meta:
+        ordering = ("-started_at",)
+        indexes: ClassVar = [
+            models.Index(fields=["credential", "-started_at"], name="attempt_timeline"),
+            models.Index(fields=["tenant", "-started_at"], name="attempt_recent"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {self.outcome}"

@@ -1,0 +1,207 @@
+"""One person's OAuth credential, sealed, and what state it is in."""
+
+from typing import ClassVar, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from tokens.models.keys import DataKey
+from tokens.models.tenant import Tenant
+
+
+class Standing(models.TextChoices):
+    """What the vault has decided about a credential. What follows from times and leases
+    is not stored: see `OAuthCredential.status`."""
+
+    ACTIVE = "active"
+    REAUTHORIZATION_REQUIRED = "reauthorization_required"
+    QUARANTINED = "quarantined"
+    REVOKED = "revoked"
+
+
+class Status(models.TextChoices):
+    """What the contract shows of a credential."""
+
+    ACTIVE = "active"
+    REFRESHING = "refreshing"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    REAUTHORIZATION_REQUIRED = "reauthorization_required"
+    EXPIRED = "expired"
+    SUSPENDED = "suspended"
+    QUARANTINED = "quarantined"
+    REVOKED = "revoked"
+
+
+class Problem(models.TextChoices):
+    """Why the last refresh did not work. The sentences are in `tokens.diagnosis`."""
+
+    NONE = ""
+    ROTATED_ELSEWHERE = "rotated_elsewhere"
+    ANSWER_LOST = "answer_lost"
+    LOGIN_ENDED = "login_ended"
+    INVALID_SCOPE = "invalid_scope"
+    ACCOUNT_ON_HOLD = "account_on_hold"
+    RATE_LIMITED = "upstream_rate_limited"
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable"
+
+
+class CredentialQuerySet(models.QuerySet["OAuthCredential"]):
+    def for_tenant(self, tenant: Tenant) -> Self:
+        return self.filter(tenant=tenant)
+
+    def due(self, *, now: float) -> Self:
+        """What the sweep wants, oldest first. Served by the index `credential_due`."""
+        return self.filter(refresh_due_at__isnull=False, refresh_due_at__lte=int(now)).order_by(
+            "refresh_due_at"
+        )
+
+
+class OAuthCredential(models.Model):
+    """Times are Unix seconds. The sealed columns are written and read in `tokens.sealing`.
+
+    ``generation`` rises with every change of the tokens: import, refresh, revocation. A
+    save that presents an older one is refused, so nothing that was taken away comes back.
+    A suspension does not touch it: a refresh that is under way then still brings its new
+    pair home (the old one is spent), and the credential stays suspended all the same.
+    """
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="credentials")
+    user_id = models.CharField(max_length=256)
+    access_token_encrypted = models.TextField(null=True, editable=False)  # noqa: DJ001
+    refresh_token_encrypted = models.TextField(null=True, editable=False)  # noqa: DJ001
+    data_key = models.ForeignKey(DataKey, on_delete=models.PROTECT, null=True, editable=False)
+    expires_at = models.BigIntegerField()
+    scopes = models.JSONField(default=list)
+    is_max = models.BooleanField(default=True)
+    subscription_type = models.CharField(max_length=64, blank=True)
+    refresh_count = models.PositiveIntegerField(default=0)
+    last_used = models.BigIntegerField(null=True)
+    last_refreshed_at = models.BigIntegerField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    standing = models.CharField(max_length=32, choices=Standing, default=Standing.ACTIVE)
+    suspended_at = models.BigIntegerField(null=True)
+    generation = models.BigIntegerField(default=1)
+
+    lease_id = models.UUIDField(null=True, editable=False)
+    lease_until = models.FloatField(null=True, editable=False)
+    # How often the refresh token of this generation was sent without a definite answer.
+    # Raised by the claim, before anything is sent, so that a killed process leaves it.
+    unanswered_presentations = models.PositiveSmallIntegerField(default=0)
+
+    refresh_due_at = models.BigIntegerField(null=True)
+    consecutive_failures = models.PositiveIntegerField(default=0)
+    problem = models.CharField(max_length=32, choices=Problem, default=Problem.NONE, blank=True)
+    problem_at = models.BigIntegerField(null=True)
+
+    login_expires_at = models.BigIntegerField(null=True)
+    login_expiry_is_estimate = models.BooleanField(default=False)
+
+    objects = CredentialQuerySet.as_manager()
+
+    class Meta:
+        # The document's name. On PostgreSQL it lies in the schema `oauthvault`.
+        db_table = "claude_oauth_tokens"
+        ordering = ("tenant", "user_id")
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["tenant", "user_id"], name="one_credential_per_user"),
+            models.CheckConstraint(
+                condition=Q(
+                    standing=Standing.REVOKED,
+                    access_token_encrypted=None,
+                    refresh_token_encrypted=None,
+                    data_key=None,
+                )
+                | (
+                    ~Q(standing=Standing.REVOKED)
+                    & Q(access_token_encrypted__isnull=False, data_key__isnull=False)
+                ),
+                name="sealed_tokens_present_unless_revoked",
+            ),
+            models.CheckConstraint(
+                condition=Q(standing__in=Standing.values), name="standing_is_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(lease_id=None, lease_until=None)
+                | Q(lease_id__isnull=False, lease_until__isnull=False),
+                name="lease_is_whole",
+            ),
+            models.CheckConstraint(condition=Q(generation__gte=1), name="generation_is_positive"),
+            models.CheckConstraint(
+                condition=Q(unanswered_presentations__lte=2),
+                name="a_refresh_token_is_presented_twice_at_most",
+            ),
+            models.CheckConstraint(
+                condition=Q(refresh_due_at=None)
+                | Q(refresh_token_encrypted__isnull=False, standing=Standing.ACTIVE),
+                name="only_what_can_be_refreshed_is_due",
+            ),
+        ]
+        indexes: ClassVar = [
+            # The sweep's query (CredentialQuerySet.due):
+            #   WHERE refresh_due_at IS NOT NULL AND refresh_due_at <= $now
+            #   ORDER BY refresh_due_at LIMIT $page
+            models.Index(
+                fields=["refresh_due_at"],
+                condition=Q(refresh_due_at__isnull=False),
+                name="credential_due",
+            ),
+            models.Index(fields=["tenant", "expires_at"], name="credential_expiry"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} of tenant {self.tenant_id}"
+
+    @property
+    def has_refresh_token(self) -> bool:
+        return self.refresh_token_encrypted is not None
+
+    def lease_in_force(self, *, now: float) -> bool:
+        return self.lease_until is not None and self.lease_until > now
+
+    def expires_in(self, *, now: float) -> int:
+        """Whole seconds of life left to the access token, never below zero."""
+        return max(0, self.expires_at - int(now))
+
+    def is_usable(self, *, now: float) -> bool:
+        """Whether the access token may be handed out at this moment.
+
+        A login that has ended upstream keeps its access token to its end, like one whose
+        refresh had no answer: the server is the authority on it, and says 401.
+        """
+        return (
+            self.standing in (Standing.ACTIVE, Standing.REAUTHORIZATION_REQUIRED)
+            and self.suspended_at is None
+            and self.expires_in(now=now) > 0
+        )
+
+    def can_refresh(self) -> bool:
+        """Whether a refresh could succeed, now or later."""
+        return (
+            self.standing == Standing.ACTIVE
+            and self.suspended_at is None
+            and self.has_refresh_token
+            and self.unanswered_presentations < settings.MOST_PRESENTATIONS
+        )
+
+    def status(self, *, now: float) -> Status:
+        if self.standing != Standing.ACTIVE:
+            return Status(self.standing)
+        if self.suspended_at is not None:
+            return Status.SUSPENDED
+        if self.lease_in_force(now=now):
+            return Status.REFRESHING
+        if self.unanswered_presentations:
+            return Status.OUTCOME_UNKNOWN
+        renewable = self.has_refresh_token and self.tenant.refreshes_ahead
+        if self.expires_in(now=now) == 0 and not renewable:
+            return Status.EXPIRED
+        return Status.ACTIVE
+
+    def needs_refresh(self, *, now: float) -> bool:
+        """Whether the token is within its threshold, and something can be done about it."""
+        return self.can_refresh() and self.expires_in(now=now) <= self.tenant.threshold
+

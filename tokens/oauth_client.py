@@ -1,0 +1,239 @@
+"""The far side: refresh (RFC 6749 section 6) and revocation (RFC 7009).
+
+One HTTP client: no redirects, TLS verified, one total deadline, a cap on what is read.
+Every answer is sorted into a kind here; nobody else looks at a status code.
+"""
+
+import asyncio
+import email.utils
+import json
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import httpx
+from django.conf import settings
+
+from oauthvault import __version__
+from tokens.secret import AccessToken, RefreshToken
+
+USER_AGENT = f"oauthvault/{__version__}"
+_MOST_BYTES = 64 * 1024
+_CONNECT_TIMEOUT = 5.0
+# A server that says "in a year" is not believed; one that says nothing gets a minute.
+_LONGEST_RETRY_AFTER = 3600.0
+_DEFAULT_RETRY_AFTER = 60.0
+# Seconds. An `expires_in` that is missing, not a number or not above zero would have us
+# refresh in a loop, and one of centuries never again: neither is believed.
+ASSUMED_LIFE, LONGEST_LIFE = 300, 366 * 86_400
+_HOLD_WORDS = ("on hold", "suspended", "disabled", "banned", "deactivated")
+
+
+class Refusal(StrEnum):
+    """Why no token came back. Only INVALID_GRANT says anything final about the credential."""
+
+    INVALID_GRANT = "invalid_grant"
+    INVALID_SCOPE = "invalid_scope"
+    ACCOUNT_ON_HOLD = "account_on_hold"
+    RATE_LIMITED = "rate_limited"
+    UPSTREAM_ERROR = "upstream_error"
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Granted:
+    """A new pair. ``refresh_token`` None: the one that was presented lives on.
+
+    Lifetimes in seconds from the moment of the answer.
+    """
+
+    access_token: AccessToken
+    refresh_token: RefreshToken | None
+    expires_in: int
+    expires_in_was_bounded: bool
+    scopes: list[str] | None
+    login_expires_in: int | None
+    status: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """No pair. ``spent_maybe``: the request left us and what became of it is not known."""
+
+    kind: Refusal
+    status: int | None = None
+    retry_after: float | None = None
+
+    @property
+    def spent_maybe(self) -> bool:
+        return self.kind is Refusal.UNKNOWN
+
+    @property
+    def worth_retrying_at_once(self) -> bool:
+        """The server was not reached or fell over; the same request may pass in a second."""
+        return self.kind is Refusal.UNREACHABLE
+
+
+def refresh(refresh_token: RefreshToken, *, deadline: float) -> Granted | Refused:
+    """Present the refresh token once. Never raises for what the network or server does.
+
+    ``deadline``: seconds for the whole exchange, name look-up to last byte.
+    """
+    return asyncio.run(_refresh(refresh_token, deadline))
+
+
+def revoke(token: RefreshToken | AccessToken, *, deadline: float = 5.0) -> bool | None:
+    """Ask for revocation. None: no address is configured. Else whether the server agreed."""
+    if settings.CLAUDE_OAUTH_REVOKE_URL is None:
+        return None
+    body = {"token": token.reveal(), "client_id": settings.CLAUDE_OAUTH_CLIENT_ID}
+    if isinstance(token, RefreshToken):
+        body["token_type_hint"] = "refresh_token"
+    answer = asyncio.run(_post(settings.CLAUDE_OAUTH_REVOKE_URL, {"data": body}, deadline))
+    return answer.status == 200
+
+
+@dataclass
+class _Exchange:
+    """What is known of one request. ``sent``: at least one byte of it may have arrived."""
+
+    sent: bool = False
+    status: int | None = None
+    headers: httpx.Headers | None = None
+    body: bytes = b""
+    complete: bool = False
+
+
+async def _refresh(refresh_token: RefreshToken, deadline: float) -> Granted | Refused:
+    body = {
+        "grant_type": "refresh_token",
+        "refresh_token": refresh_token.reveal(),
+        "client_id": settings.CLAUDE_OAUTH_CLIENT_ID,
+    }
+    answer = await _post(settings.CLAUDE_OAUTH_TOKEN_URL, {"json": body}, deadline)
+    if answer.status is None or not answer.complete:
+        if answer.status is not None and answer.status != 200:
+            return _sort_refusal(answer, None)
+        return Refused(
+            kind=Refusal.UNKNOWN if answer.sent else Refusal.UNREACHABLE, status=answer.status
+        )
+    parsed = _json_object(answer.body)
+    if answer.status == 200:
+        granted = _granted(parsed)
+        # A 200 without a token in it: the server may have rotated all the same.
+        return granted or Refused(kind=Refusal.UNKNOWN, status=200)
+    return _sort_refusal(answer, parsed)
+
+
+async def _post(url: str, content: dict[str, Any], deadline: float) -> _Exchange:
+    exchange = _Exchange()
+
+    async def trace(event: str, info: dict[str, Any]) -> None:
+        if event.endswith("send_request_headers.started"):
+            exchange.sent = True
+
+    try:
+        async with (
+            asyncio.timeout(deadline),
+            httpx.AsyncClient(
+                timeout=httpx.Timeout(deadline, connect=min(_CONNECT_TIMEOUT, deadline)),
+                follow_redirects=False,
+                headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+            ) as client,
+            client.stream("POST", url, extensions={"trace": trace}, **content) as response,
+        ):
+            exchange.status, exchange.headers = response.status_code, response.headers
+            async for chunk in response.aiter_bytes():
+                exchange.body += chunk
+                if len(exchange.body) > _MOST_BYTES:
+                    return exchange
+            exchange.complete = True
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError):
+        # What is known is in `exchange`; the message of the exception adds nothing that
+        # may be shown.
+        pass
+    return exchange
+
+
+def _granted(body: dict[str, Any] | None) -> Granted | None:
+    if body is None:
+        return None
+    access = body.get("access_token")
+    if not isinstance(access, str) or not access.strip():
+        return None
+    refresh_text = body.get("refresh_token")
+    scope = body.get("scope")
+    said = body.get("expires_in")
+    seconds = int(said) if _is_number(said) else 0
+    bounded = min(seconds, LONGEST_LIFE) if seconds > 0 else ASSUMED_LIFE
+    login = body.get("refresh_token_expires_in")
+    return Granted(
+        access_token=AccessToken(access),
+        refresh_token=(
+            RefreshToken(refresh_text)
+            if isinstance(refresh_text, str) and refresh_text.strip()
+            else None
+        ),
+        expires_in=bounded,
+        expires_in_was_bounded=bounded != seconds,
+        scopes=scope.split() if isinstance(scope, str) and scope.strip() else None,
+        login_expires_in=(
+            int(login) if _is_number(login) and 0 < login <= LONGEST_LIFE else None
+        ),
+        status=200,
+    )
+
+
+def _sort_refusal(answer: _Exchange, body: dict[str, Any] | None) -> Refused:
+    status = answer.status or 0
+    error = (body or {}).get("error")
+    # RFC 6749 section 5.2 says a string; the provider also answers with an object.
+    name = error if isinstance(error, str) else ""
+    kind = Refusal.UPSTREAM_ERROR
+    if status == 429:
+        return Refused(
+            kind=Refusal.RATE_LIMITED, status=status, retry_after=_retry_after(answer.headers)
+        )
+    if status >= 500:
+        kind = Refusal.UNREACHABLE
+    elif status in (400, 401, 403) and body is not None:
+        if name == "invalid_grant":
+            kind = Refusal.INVALID_GRANT
+        elif name == "invalid_scope":
+            kind = Refusal.INVALID_SCOPE
+        elif any(word in json.dumps(body).lower() for word in _HOLD_WORDS):
+            kind = Refusal.ACCOUNT_ON_HOLD
+    return Refused(kind=kind, status=status)
+
+
+def _retry_after(headers: httpx.Headers | None) -> float:
+    """Seconds, from either form of the header (RFC 9110 section 10.2.3), within bounds."""
+    value = (headers or httpx.Headers()).get("retry-after", "").strip()
+    seconds = _DEFAULT_RETRY_AFTER
+    if value.isascii() and value.isdigit():
+        seconds = float(value[:9])
+    elif value:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            seconds = _DEFAULT_RETRY_AFTER
+    return min(max(seconds, 1.0), _LONGEST_RETRY_AFTER)
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _is_number(value: object) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and value == value
+        and abs(value) < 10**12
+    )

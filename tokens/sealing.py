@@ -1,0 +1,121 @@
+"""The only place where a credential's sealed columns are written and opened."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tokens.errors import EncryptionError
+from tokens.keyring import fingerprint, sealing_key, unwrap_data_key
+from tokens.models import (
+    DataKey,
+    OAuthCredential,
+    Tenant,
+    TokenFingerprint,
+    TokenKind,
+)
+from tokens.secret import AccessToken, RefreshToken, Secret
+
+
+@dataclass(frozen=True)
+class SealedPair:
+    """Column values for one credential, and for no other."""
+
+    data_key: DataKey
+    access_token_encrypted: str
+    refresh_token_encrypted: str | None
+
+
+def seal_pair(
+    *,
+    tenant: Tenant,
+    credential_id: int,
+    access_token: AccessToken,
+    refresh_token: RefreshToken | None,
+) -> SealedPair:
+    """Seal both tokens under the tenant's data key, each for exactly its own column."""
+    row, key = sealing_key(tenant)
+
+    def seal(token: Secret, field: str) -> str:
+        return key.seal(
+            token.reveal().encode("utf-8"), context=_context(tenant.pk, credential_id, field)
+        )
+
+    return SealedPair(
+        data_key=row,
+        access_token_encrypted=seal(access_token, "access_token"),
+        refresh_token_encrypted=(
+            None if refresh_token is None else seal(refresh_token, "refresh_token")
+        ),
+    )
+
+
+def open_access_token(credential: OAuthCredential) -> AccessToken:
+    """The access token. EncryptionError if it does not open, or there is none."""
+    return AccessToken(_open(credential, credential.access_token_encrypted, "access_token"))
+
+
+def open_refresh_token(credential: OAuthCredential) -> RefreshToken:
+    """The refresh token. EncryptionError if it does not open, or there is none."""
+    return RefreshToken(_open(credential, credential.refresh_token_encrypted, "refresh_token"))
+
+
+def record_fingerprints(
+    *,
+    credential: OAuthCredential,
+    access_token: AccessToken,
+    refresh_token: RefreshToken | None,
+    generation: int,
+    now: float,
+) -> None:
+    """Enter the pair into the ledger as the one held now; what was held before is spent.
+
+    IntegrityError if another credential holds, or held, this refresh token.
+    """
+    held = {(TokenKind.ACCESS, fingerprint(access_token.reveal()))}
+    if refresh_token is not None:
+        held.add((TokenKind.REFRESH, fingerprint(refresh_token.reveal())))
+    ledger = TokenFingerprint.objects.filter(tenant_id=credential.tenant_id, credential=credential)
+    digests = [digest for _, digest in held]
+    ledger.filter(retired_at=None).exclude(digest__in=digests).update(retired_at=int(now))
+    listed = set(ledger.filter(digest__in=digests).values_list("digest", flat=True))
+    # A pair that comes back (the server kept the old refresh token) is held again.
+    ledger.filter(digest__in=listed).update(retired_at=None, generation=generation)
+    TokenFingerprint.objects.bulk_create(
+        _rows(credential, ((k, d) for k, d in held if d not in listed), generation)
+    )
+
+
+def retire_fingerprints(credential: OAuthCredential, *, now: float) -> None:
+    """Everything the credential held is spent."""
+    TokenFingerprint.objects.filter(
+        tenant_id=credential.tenant_id, credential=credential, retired_at=None
+    ).update(retired_at=int(now))
+
+
+def _rows(
+    credential: OAuthCredential, held: Iterable[tuple[TokenKind, str]], generation: int
+) -> list[TokenFingerprint]:
+    return [
+        TokenFingerprint(
+            tenant_id=credential.tenant_id,
+            credential=credential,
+            kind=kind,
+            digest=digest,
+            generation=generation,
+        )
+        for kind, digest in held
+    ]
+
+
+def _open(credential: OAuthCredential, sealed: str | None, field: str) -> str:
+    if sealed is None or credential.data_key is None:
+        raise EncryptionError("there is nothing sealed here")
+    if credential.data_key.tenant_id != credential.tenant_id:
+        raise EncryptionError("sealed under another tenant's data key")
+    key = unwrap_data_key(credential.data_key)
+    return key.unseal(
+        sealed, context=_context(credential.tenant_id, credential.pk, field)
+    ).decode("utf-8")
+
+
+def _context(tenant_id: int, credential_id: int, field: str) -> list[str]:
+    return [f"tenant {tenant_id}", f"credential {credential_id}", field]
