@@ -11,9 +11,11 @@ from oauthvault.env import ConfigurationError
 def prepare(path: Path) -> Path:
     """The directory, made with mode 0700 if it is missing.
 
-    A place that cannot be written stops the start: a key that could not be kept
-    would be another key after the next one.
+    From here on this process makes no file that others may read (SQLite and the broker
+    make theirs by themselves). A place that cannot be written stops the start: a key that
+    could not be kept would be another key after the next one.
     """
+    os.umask(0o077)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)

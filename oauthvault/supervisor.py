@@ -87,7 +87,9 @@ class Supervisor:
                     )
                     return 1
                 pause = branch.pause(deaths)
-                self._say(f"{branch.name} ended ({_reason(status)}); starting it again in {pause:g} s")
+                self._say(
+                    f"{branch.name} ended ({_reason(status)}); starting it again in {pause:g} s"
+                )
             for branch in self._branches:
                 branch.start_if_due()
         self._say(f"stopping ({signal.Signals(received[0]).name})")

@@ -165,23 +165,19 @@ def _watch(lifeline: socket.socket, prefix: str, grace: float, argv: Sequence[st
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, _nothing)
 
+    spoken, output = os.pipe()
     try:
         program = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            process_group=0,
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
         )
     except OSError as error:
         print(f"{prefix}{argv[0]} cannot be started: {error.strerror}", flush=True)
         return 127
+    finally:
+        os.close(output)
     with contextlib.suppress(OSError):
         lifeline.send(str(program.pid).encode())
-    assert program.stdout is not None
-    relay = threading.Thread(
-        target=_pass_on, args=(program.stdout.fileno(), prefix.encode()), daemon=True
-    )
+    relay = threading.Thread(target=_pass_on, args=(spoken, prefix.encode()), daemon=True)
     relay.start()
 
     watched = [lifeline.fileno(), woken]

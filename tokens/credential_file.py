@@ -92,7 +92,7 @@ class _Reader:
         if expires_at is not None:
             if expires_at > now + _LONGEST_LIFE:
                 self._refuse("expires_at", "lies more than ten years ahead; is the unit right?")
-            elif expires_at <= now and refresh is None and "refresh_token" not in self._values:
+            elif expires_at <= now and self._values.get("refresh_token") is None:
                 self._refuse(
                     "expires_at",
                     "is past, and there is no refreshToken: this login has expired; "

@@ -10,14 +10,13 @@ import logging
 import threading
 from collections import Counter
 
+from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django.db.models import F, Q
 
 from tokens.models import HandOut, OAuthCredential
 
 logger = logging.getLogger(__name__)
-
-_INTERVAL = 3.0
 
 _lock = threading.Lock()
 _counts: Counter[tuple[int, int, str, int]] = Counter()
@@ -33,7 +32,8 @@ def note(*, credential: OAuthCredential, actor: str, now: float) -> None:
     with _lock:
         _counts[(*place, actor[:200], int(now) // 60)] += 1
         _last_used[place] = int(now)
-        if _writer is None or not _writer.is_alive():
+        wanted = settings.HAND_OUTS_WRITTEN_EVERY is not None
+        if wanted and (_writer is None or not _writer.is_alive()):
             _writer = threading.Thread(target=_write_for_ever, name="hand-outs", daemon=True)
             _writer.start()
 
@@ -74,7 +74,7 @@ def write() -> None:
 
 
 def _write_for_ever() -> None:
-    while not _stop.wait(_INTERVAL):
+    while not _stop.wait(settings.HAND_OUTS_WRITTEN_EVERY):
         write()
     write()
     connection.close()

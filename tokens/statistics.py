@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from django.db.models import Count, F, Min, Q, QuerySet
+from django.db.models import Count, F, Min, Q, QuerySet, Sum
 
 from tokens.models import (
     OAuthCredential,
@@ -41,36 +41,12 @@ class Statistics:
 
 
 def statistics_for(*, tenant: Tenant, now: float) -> Statistics:
-    at = int(now)
-    counts = OAuthCredential.objects.for_tenant(tenant).aggregate(
-        active=Count("pk", filter=_active(at)),
-        soon=Count("pk", filter=_active(at) & Q(expires_at__lte=at + _SOON)),
-        expired=Count("pk", filter=Q(standing=Standing.ACTIVE, expires_at__lte=at)),
-        lost=Count("pk", filter=Q(standing=Standing.REAUTHORIZATION_REQUIRED)),
-        revoked=Count("pk", filter=Q(standing=Standing.REVOKED)),
-        next=Min("expires_at", filter=_active(at)),
-    )
-    last_day = RefreshAttempt.objects.filter(
-        tenant=tenant, started_at__gt=now - _DAY
-    ).aggregate(
-        succeeded=Count("pk", filter=Q(outcome=Outcome.REFRESHED)),
-        failed=Count("pk", filter=Q(outcome__in=_FAILED)),
-    )
-    kept = TenantStatistics.objects.filter(tenant=tenant).first() or TenantStatistics()
-    return Statistics(
-        active_tokens=counts["active"],
-        expiring_soon=counts["soon"],
-        expired=counts["expired"],
-        reauthorization_required=counts["lost"],
-        revoked=counts["revoked"],
-        refreshes_succeeded=kept.refreshes_succeeded,
-        refreshes_failed=kept.refreshes_failed,
-        succeeded_last_24h=last_day["succeeded"],
-        failed_last_24h=last_day["failed"],
-        auth_failures=kept.auth_failures,
-        next_expiry=counts["next"],
-        as_of=at,
-    )
+    return _statistics(Q(tenant=tenant), now=now)
+
+
+def statistics_of_all(*, now: float) -> Statistics:
+    """The same for every tenant together, for those who keep the deployment."""
+    return _statistics(Q(), now=now)
 
 
 def count_refresh(*, tenant: Tenant, succeeded: bool, refused_credential: bool = False) -> None:
@@ -85,6 +61,41 @@ def count_refresh(*, tenant: Tenant, succeeded: bool, refused_credential: bool =
 def count_rejection(*, tenant: Tenant) -> None:
     """Count one 401 of the upstream that was reported to us."""
     _row(tenant).update(auth_failures=F("auth_failures") + 1)
+
+
+def _statistics(whose: Q, *, now: float) -> Statistics:
+    at = int(now)
+    counts = OAuthCredential.objects.filter(whose).aggregate(
+        active=Count("pk", filter=_active(at)),
+        soon=Count("pk", filter=_active(at) & Q(expires_at__lte=at + _SOON)),
+        expired=Count("pk", filter=Q(standing=Standing.ACTIVE, expires_at__lte=at)),
+        lost=Count("pk", filter=Q(standing=Standing.REAUTHORIZATION_REQUIRED)),
+        revoked=Count("pk", filter=Q(standing=Standing.REVOKED)),
+        next=Min("expires_at", filter=_active(at)),
+    )
+    last_day = RefreshAttempt.objects.filter(whose, started_at__gt=now - _DAY).aggregate(
+        succeeded=Count("pk", filter=Q(outcome=Outcome.REFRESHED)),
+        failed=Count("pk", filter=Q(outcome__in=_FAILED)),
+    )
+    kept = TenantStatistics.objects.filter(whose).aggregate(
+        succeeded=Sum("refreshes_succeeded", default=0),
+        failed=Sum("refreshes_failed", default=0),
+        refused=Sum("auth_failures", default=0),
+    )
+    return Statistics(
+        active_tokens=counts["active"],
+        expiring_soon=counts["soon"],
+        expired=counts["expired"],
+        reauthorization_required=counts["lost"],
+        revoked=counts["revoked"],
+        refreshes_succeeded=int(kept["succeeded"]),
+        refreshes_failed=int(kept["failed"]),
+        succeeded_last_24h=last_day["succeeded"],
+        failed_last_24h=last_day["failed"],
+        auth_failures=int(kept["refused"]),
+        next_expiry=counts["next"],
+        as_of=at,
+    )
 
 
 def _active(at: int) -> Q:

@@ -106,6 +106,13 @@ class OAuthCredential(models.Model):
         # The document's name. On PostgreSQL it lies in the schema `oauthvault`.
         db_table = "claude_oauth_tokens"
         ordering = ("tenant", "user_id")
+        # What an operator may do to a credential, each granted by itself.
+        permissions: ClassVar = [
+            ("refresh_oauthcredential", "Can have a credential refreshed now"),
+            ("rotate_oauthcredential", "Can have a credential's token pair replaced now"),
+            ("revoke_oauthcredential", "Can revoke a credential"),
+            ("suspend_oauthcredential", "Can suspend and resume a credential"),
+        ]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["tenant", "user_id"], name="one_credential_per_user"),
             models.CheckConstraint(

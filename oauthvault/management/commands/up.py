@@ -40,7 +40,7 @@ class Command(BaseCommand):
         host, port = settings.OAUTHVAULT_HOST, settings.OAUTHVAULT_PORT
         lock = self._claim(settings.OAUTHVAULT_DATA_DIR)
         refuse_used_port(host, port)
-        call_command("init")
+        call_command("init", quiet=True)
         connections.close_all()
 
         over = threading.Event()
@@ -95,7 +95,8 @@ class Command(BaseCommand):
         """Say where everything is, as soon as the web server answers."""
         began = time.monotonic()
         while not answers(host, port):
-            if over.wait(0.1):
+            # Eager at first, then patient: whatever is wrong is being said by others.
+            if over.wait(0.1 if time.monotonic() < began + 10 else 2):
                 return
         base = settings.OAUTHVAULT_BASE_URL.rstrip("/")
         database = "PostgreSQL" if settings.ON_POSTGRESQL else "SQLite"

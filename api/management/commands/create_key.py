@@ -1,0 +1,68 @@
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from typing import Any
+
+from api.keys import Scope, create_key
+from tokens import clock
+from tokens.management.command import VaultCommand, actor, add_json, tenant_named
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration(text: str) -> int:
+    """Seconds from digits with s, m, h or d; seconds without a letter."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
+    if match is None or int(match[1]) == 0:
+        raise ArgumentTypeError(f"{text!r} is no duration; write 90d, 12h, 30m or 45s")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+class Command(VaultCommand):
+    help = (
+        "Make a key and print it, once. Without --user a service key (ovs_…) for the tenant's "
+        "LiteLLM; with --user a key (ovu_…) for that user's own credential."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("tenant", metavar="TENANT", help="the tenant's name")
+        parser.add_argument("--user", default="", metavar="U", help="make a user key for U")
+        parser.add_argument(
+            "--scope", action="append", default=[], metavar="S",
+            help=f"allow only this; repeats. One of {', '.join(Scope)}",
+        )  # fmt: skip
+        parser.add_argument(
+            "--expires-in", type=duration, metavar="D", help="for example 90d, 12h, 30m"
+        )
+        parser.add_argument(
+            "--allow-from", action="append", default=[], metavar="CIDR",
+            help="accept it from this network only; repeats",
+        )  # fmt: skip
+        parser.add_argument("--label", default="", help="what it is for")
+        add_json(parser)
+
+    def run(self, **options: Any) -> None:
+        now = clock.now()
+        lifetime = options["expires_in"]
+        new = create_key(
+            tenant=tenant_named(options["tenant"]),
+            user_id=options["user"],
+            scopes=options["scope"],
+            networks=options["allow_from"],
+            expires_at=None if lifetime is None else int(now) + lifetime,
+            label=options["label"],
+            actor=actor(),
+            now=now,
+        )
+        if options["json"]:
+            self.print_json(
+                {
+                    "key": new.text.reveal(),
+                    "prefix": new.row.prefix,
+                    "kind": new.row.kind,
+                    "scopes": new.row.scopes,
+                    "expires_at": new.row.expires_at,
+                }
+            )
+            return
+        self.say(new.text.reveal())
+        self.stderr.write("Keep it now: it is not shown again.")

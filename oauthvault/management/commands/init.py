@@ -1,0 +1,136 @@
+"""Everything between an empty folder and a vault that can serve. Idempotent."""
+
+import secrets
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AbstractUser
+from django.core.management import call_command
+from django.db import connection, connections
+
+from api.keys import adopt_environment_key
+from oauthvault import datadir
+from oauthvault.env import ConfigurationError
+from tokens import clock
+from tokens.credential_file import parse_credentials
+from tokens.errors import AlreadyStored, InvalidCredentials, StaleCredential, VaultError
+from tokens.importing import import_credential
+from tokens.keyring import prepare_keys
+from tokens.management.command import VaultCommand
+from tokens.models import DEFAULT_USER, VaultKey
+from tokens.tenants import ensure_default_tenant
+
+PASSWORD_FILE = "admin-password"  # noqa: S105  the name of a file
+
+
+class Command(VaultCommand):
+    help = (
+        "Prepare the vault: database, keys, first operator, and the credential and key that "
+        "the environment gives. Safe to run again; `oauthvault up` runs it by itself."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--quiet", action="store_true", help="say only what is new")
+
+    def run(self, **options: Any) -> None:
+        refuse_powerful_role()
+        if VaultKey._meta.db_table in connection.introspection.table_names():
+            # Before anything is touched: a wrong key must change nothing.
+            prepare_keys()
+        call_command("migrate", verbosity=0, interactive=False)
+        prepare_keys()
+        now = clock.now()
+        tenant = ensure_default_tenant(now=now)
+        self._first_operator()
+        if settings.OAUTHVAULT_SERVICE_KEY is not None:
+            try:
+                key = adopt_environment_key(
+                    tenant=tenant, text=settings.OAUTHVAULT_SERVICE_KEY, now=now
+                )
+            except VaultError as refusal:
+                raise ConfigurationError(refusal.detail) from None
+            if key is None:
+                self.say("OAUTHVAULT_SERVICE_KEY was revoked, and stays revoked.")
+        self._credential_from_environment(now)
+        if not options["quiet"]:
+            self.say("The vault is ready.")
+
+    def _first_operator(self) -> None:
+        users = get_user_model()
+        if users.objects.filter(is_superuser=True).exists():
+            return
+        given = settings.OAUTHVAULT_ADMIN_PASSWORD
+        password = given.reveal() if given is not None else secrets.token_urlsafe(12)
+        name = settings.OAUTHVAULT_ADMIN_USER
+        users.objects.create_superuser(username=name, email="", password=password)
+        if given is not None:
+            self.say(f"First operator: {name}, with the password from OAUTHVAULT_ADMIN_PASSWORD.")
+        elif self.stdout.isatty():
+            self.say(f"First operator: {name}, password {password} (shown this once)")
+        else:
+            path = settings.OAUTHVAULT_DATA_DIR / PASSWORD_FILE
+            path.unlink(missing_ok=True)
+            datadir.write_once(path, password)
+            self.say(f"First operator: {name}; the password is in {path} (delete it once read).")
+
+    def _credential_from_environment(self, now: float) -> None:
+        access = settings.CLAUDE_ACCESS_TOKEN
+        if access is None:
+            return
+        refresh = settings.CLAUDE_REFRESH_TOKEN
+        offered: dict[str, object] = {
+            "access_token": access.reveal(),
+            "expires_at": settings.CLAUDE_EXPIRES_AT,
+        }
+        if refresh is not None:
+            offered["refresh_token"] = refresh.reveal()
+        tenant = ensure_default_tenant(now=now)
+        try:
+            result = import_credential(
+                tenant=tenant,
+                user_id=DEFAULT_USER,
+                offered=parse_credentials(offered, now=now),
+                actor="environment",
+                now=now,
+            )
+        except StaleCredential:
+            self.say(
+                "CLAUDE_ACCESS_TOKEN names a login that the vault has refreshed or revoked since: "
+                "what is stored stays as it is."
+            )
+        except AlreadyStored as refusal:
+            self.say(f"CLAUDE_ACCESS_TOKEN is not taken: {refusal.detail}.")
+        except InvalidCredentials as refusal:
+            self.say(f"CLAUDE_ACCESS_TOKEN and its companions are not taken: {_named(refusal)}.")
+        else:
+            if result.changed:
+                self.say("The credential of CLAUDE_ACCESS_TOKEN is stored for user default.")
+                for warning in result.warnings:
+                    self.say(f"  Note: {warning}")
+
+
+def _named(refusal: InvalidCredentials) -> str:
+    names = {
+        "access_token": "CLAUDE_ACCESS_TOKEN",
+        "refresh_token": "CLAUDE_REFRESH_TOKEN",
+        "expires_at": "CLAUDE_EXPIRES_AT",
+    }
+    return "; ".join(f"{names.get(field, field)} {why}" for field, why in refusal.fields.items())
+
+
+def refuse_powerful_role() -> None:
+    """Where another role migrates, the one that serves must not be able to pass the wall."""
+    if "owner" not in connections.databases:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
+        )
+        powerful = cursor.fetchone()[0]
+    if powerful:
+        raise ConfigurationError(
+            "DATABASE_URL names a role that is superuser or bypasses row-level security; give "
+            "the service a plain role, and keep this one for OAUTHVAULT_MIGRATION_DATABASE_URL"
+        )

@@ -1,0 +1,282 @@
+"""How a login comes in, and which ones may not."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.simulator import Simulator
+from tests.vault.conftest import Store
+from tokens import sealing, vault
+from tokens.credential_file import DEFAULT_SCOPES, parse_credentials
+from tokens.errors import (
+    AlreadyStored,
+    InvalidCredentials,
+    NoToken,
+    PreconditionFailed,
+    StaleCredential,
+)
+from tokens.importing import import_credential
+from tokens.models import Cause, OAuthCredential, Standing, Tenant, TokenFingerprint
+from tokens.refresh import refresh
+
+NOW = 1_800_000_000.0
+LATER = int(NOW) + 3600
+
+
+def offer(**changes: Any) -> dict[str, Any]:
+    return {
+        "accessToken": "sk-ant-oat01-one",
+        "refreshToken": "sk-ant-ort01-one",
+        "expiresAt": LATER,
+    } | changes
+
+
+def test_the_documents_names_snake_case_and_the_whole_file_are_one() -> None:
+    plain = parse_credentials(offer(), now=NOW)
+    snake = parse_credentials(
+        {
+            "access_token": "sk-ant-oat01-one",
+            "refresh_token": "sk-ant-ort01-one",
+            "expires_at": LATER,
+        },
+        now=NOW,
+    )
+    whole = parse_credentials(
+        {
+            "claudeAiOauth": offer(subscriptionType="max", rateLimitTier="x"),
+            "mcpOAuth": {"another": "thing"},
+        },
+        now=NOW,
+    )
+    assert plain == snake
+    assert whole.access_token == plain.access_token
+    assert (plain.scopes, plain.is_max) == (DEFAULT_SCOPES, True)
+
+
+@given(seconds=st.integers(int(NOW) + 1, int(NOW) + 9 * 365 * 86_400))
+def test_seconds_and_milliseconds_are_told_apart(seconds: int) -> None:
+    for value in (seconds, seconds * 1000, str(seconds), str(seconds * 1000), float(seconds)):
+        assert parse_credentials(offer(expiresAt=value), now=NOW).expires_at == seconds
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "says"),
+    [
+        ([], "(file)", "object"),
+        ("sk-ant-oat01-canary", "(file)", "object"),
+        ({"claudeAiOauth": "canary"}, "claudeAiOauth", "object"),
+        ({}, "accessToken", "missing"),
+        (offer(refreshToken="  "), "refreshToken", "signed out"),
+        (offer(accessToken=""), "accessToken", "blank"),
+        (offer(accessToken=7), "accessToken", "text"),
+        (offer(accessToken="sk-ant-oat01-canary\nx"), "accessToken", "characters"),
+        (offer(accessToken="sk-ant-ort01-canary"), "accessToken", "exchanged"),
+        (offer(accessToken="sk-ant-api03-canary"), "accessToken", "API key"),
+        (offer(refreshToken="sk-ant-oat01-canary"), "refreshToken", "exchanged"),
+        (offer(accessToken="c" * 9000), "accessToken", "longer"),
+        (offer(expiresAt="tomorrow"), "expiresAt", "Unix time"),
+        (offer(expiresAt=True), "expiresAt", "Unix time"),
+        (offer(expiresAt=-1), "expiresAt", "no Unix time"),
+        (offer(expiresAt=99_999_999_999), "expiresAt", "ten years"),
+        (offer(refreshToken=None, expiresAt=5), "expiresAt", "expired"),
+        (offer(refreshTokenExpiresAt=5), "refreshTokenExpiresAt", "expired"),
+        (offer(isMax="yes"), "isMax", "true or false"),
+        (offer(scopes=[1]), "scopes", "list"),
+        (offer(apiKey="canary"), "apiKey", "not a field"),
+        (offer(access_token="canary"), "access_token", "twice"),
+    ],
+)
+def test_what_is_wrong_is_named_by_field_and_never_by_value(
+    content: object, field: str, says: str
+) -> None:
+    with pytest.raises(InvalidCredentials) as refused:
+        parse_credentials(content, now=NOW)
+    assert any(name.endswith(field) and says in why for name, why in refused.value.fields.items())
+    assert "canary" not in str(refused.value)
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(
+        st.sampled_from(
+            ["claudeAiOauth", "accessToken", "refresh_token", "expiresAt", "scopes", "isMax", "x"]
+        ),
+        inner,
+        max_size=6,
+    ),
+    max_leaves=12,
+)
+
+
+@given(content=json_like)
+def test_any_content_is_read_or_refused_and_nothing_else(content: object) -> None:
+    try:
+        read = parse_credentials(content, now=NOW)
+    except InvalidCredentials as refused:
+        assert refused.fields
+    else:
+        assert read.access_token.reveal()
+
+
+pytest_db = pytest.mark.django_db
+
+
+def put(tenant: Tenant, user_id: str, content: dict[str, Any], **options: Any) -> OAuthCredential:
+    return import_credential(
+        tenant=tenant,
+        user_id=user_id,
+        offered=parse_credentials(content, now=NOW),
+        actor="test",
+        now=NOW,
+        **options,
+    ).credential
+
+
+@pytest_db
+def test_a_stored_login_is_sealed_and_opens_to_what_was_given(acme: Tenant) -> None:
+    put(acme, "alice", offer())
+    row = OAuthCredential.objects.select_related("data_key").get()
+    assert "sk-ant" not in str(row.access_token_encrypted) + str(row.refresh_token_encrypted)
+    assert sealing.open_access_token(row).reveal() == "sk-ant-oat01-one"
+    assert sealing.open_refresh_token(row).reveal() == "sk-ant-ort01-one"
+
+
+@pytest_db
+def test_the_same_login_again_changes_nothing(acme: Tenant) -> None:
+    first = put(acme, "alice", offer())
+    again = import_credential(
+        tenant=acme,
+        user_id="alice",
+        offered=parse_credentials(offer(), now=NOW),
+        actor="test",
+        now=NOW,
+    )
+    assert (again.created, again.changed) == (False, False)
+    assert again.credential.generation == first.generation
+
+
+@pytest_db
+@pytest.mark.parametrize("same_tenant", [True, False])
+def test_one_login_cannot_be_stored_under_two_users(
+    acme: Tenant, globex: Tenant, same_tenant: bool
+) -> None:
+    put(acme, "alice", offer())
+    with pytest.raises(AlreadyStored):
+        put(acme if same_tenant else globex, "bob", offer(accessToken="sk-ant-oat01-two"))
+    assert OAuthCredential.objects.count() == 1
+    assert TokenFingerprint.objects.count() == 2
+
+
+@pytest_db
+def test_a_login_without_a_refresh_token_is_held_once_as_well(acme: Tenant) -> None:
+    put(acme, "alice", offer(refreshToken=None))
+    with pytest.raises(AlreadyStored):
+        put(acme, "bob", offer(refreshToken=None))
+
+
+@pytest_db
+def test_a_revoked_login_never_comes_back_by_an_old_file(acme: Tenant) -> None:
+    put(acme, "alice", offer())
+    vault.revoke(tenant=acme, user_id="alice", actor="test", now=NOW)
+    with pytest.raises(StaleCredential):
+        put(acme, "alice", offer())
+    with pytest.raises(StaleCredential):
+        put(acme, "bob", offer())
+    assert OAuthCredential.objects.get().standing == Standing.REVOKED
+
+
+@pytest_db
+def test_a_replaced_login_never_comes_back_either(acme: Tenant) -> None:
+    put(acme, "alice", offer())
+    put(acme, "alice", offer(accessToken="sk-ant-oat01-new", refreshToken="sk-ant-ort01-new"))
+    with pytest.raises(StaleCredential):
+        put(acme, "alice", offer())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_login_that_the_vault_has_rotated_since_is_known_as_stale(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    login = upstream.new_login("alice")
+    alice = store(acme, "alice", login)
+    refresh(tenant_id=acme.pk, credential_id=alice.pk, cause=Cause.DEMAND, actor="test")
+    with pytest.raises(StaleCredential):
+        store(acme, "alice", login)
+
+
+@pytest_db
+def test_a_new_login_after_a_revocation_is_welcome(acme: Tenant) -> None:
+    put(acme, "alice", offer())
+    vault.revoke(tenant=acme, user_id="alice", actor="test", now=NOW)
+    put(acme, "alice", offer(accessToken="sk-ant-oat01-new", refreshToken="sk-ant-ort01-new"))
+    handed = vault.issue_access_token(tenant=acme, user_id="alice", actor="test", now=NOW)
+    assert handed.access_token.reveal() == "sk-ant-oat01-new"
+    assert handed.generation == 3
+
+
+@pytest_db
+def test_only_if_absent_keeps_what_is_there(acme: Tenant) -> None:
+    put(acme, "alice", offer())
+    with pytest.raises(PreconditionFailed):
+        put(
+            acme,
+            "alice",
+            offer(accessToken="sk-ant-oat01-new", refreshToken="sk-ant-ort01-new"),
+            only_if_absent=True,
+        )
+
+
+@pytest_db
+def test_a_dry_run_stores_nothing(acme: Tenant) -> None:
+    put(acme, "alice", offer(), dry_run=True)
+    assert OAuthCredential.objects.count() == TokenFingerprint.objects.count() == 0
+
+
+@pytest_db
+def test_a_users_id_is_compared_exactly(acme: Tenant) -> None:
+    put(acme, "Alice", offer())
+    for other in ("alice", "Alice ", "ALICE", "Alicé"):
+        with pytest.raises(NoToken):
+            vault.issue_access_token(tenant=acme, user_id=other, actor="test", now=NOW)
+
+
+@pytest_db
+def test_the_user_of_one_tenant_is_nobody_in_another(acme: Tenant, globex: Tenant) -> None:
+    put(acme, "alice", offer())
+    for ask in (vault.issue_access_token, vault.refresh_now):
+        with pytest.raises(NoToken):
+            ask(tenant=globex, user_id="alice", actor="test", now=NOW)
+    with pytest.raises(NoToken):
+        vault.revoke(tenant=globex, user_id="alice", actor="test", now=NOW)
+    assert vault.describe(tenant=globex, user_id="alice") is None
+
+
+@pytest_db
+def test_a_sealed_column_moved_to_another_row_or_tenant_does_not_open(
+    acme: Tenant, globex: Tenant
+) -> None:
+    from tokens.errors import EncryptionError
+
+    alice = put(acme, "alice", offer())
+    carol = put(
+        globex, "carol", offer(accessToken="sk-ant-oat01-c", refreshToken="sk-ant-ort01-c")
+    )
+    bob = put(acme, "bob", offer(accessToken="sk-ant-oat01-b", refreshToken="sk-ant-ort01-b"))
+    for thief in (bob, carol):
+        OAuthCredential.objects.filter(pk=thief.pk).update(
+            access_token_encrypted=alice.access_token_encrypted, data_key=alice.data_key
+        )
+        with pytest.raises(EncryptionError):
+            vault.issue_access_token(
+                tenant=thief.tenant, user_id=thief.user_id, actor="test", now=NOW
+            )
+    OAuthCredential.objects.filter(pk=alice.pk).update(
+        access_token_encrypted=alice.refresh_token_encrypted
+    )
+    with pytest.raises(EncryptionError):
+        vault.issue_access_token(tenant=acme, user_id="alice", actor="test", now=NOW)
+
+

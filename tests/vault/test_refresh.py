@@ -1,0 +1,479 @@
+"""The one refresh: spends a token once, keeps what can be kept, says what is lost."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.db import close_old_connections, connection, transaction
+from pytest_django import Settings
+
+from tests.simulator import Simulator
+from tests.vault.conftest import Store
+from tokens import clock, sealing, vault
+from tokens.errors import (
+    NoRefreshToken,
+    ReauthorizationRequired,
+    Revoked,
+    TokenExpired,
+    UpstreamRateLimited,
+    UpstreamUnavailable,
+)
+from tokens.models import (
+    AuditEvent,
+    Cause,
+    OAuthCredential,
+    Outcome,
+    Problem,
+    RefreshAttempt,
+    Standing,
+    Status,
+    Tenant,
+    TenantStatistics,
+    Upstream,
+)
+from tokens.refresh import refresh, settle_abandoned
+from tokens.tasks import sweep
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Reread = Callable[[OAuthCredential], OAuthCredential]
+
+
+def refresh_one(credential: OAuthCredential, cause: Cause = Cause.DEMAND) -> Outcome | None:
+    return refresh(
+        tenant_id=credential.tenant_id, credential_id=credential.pk, cause=cause, actor="test"
+    )
+
+
+def in_threads(count: int, work: Callable[[], object]) -> list[object]:
+    """The results of ``work`` in as many threads, all let go in the same moment."""
+    gate = threading.Barrier(count)
+
+    def run() -> object:
+        gate.wait()
+        close_old_connections()
+        try:
+            return work()
+        except Exception as error:
+            return error
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result() for future in [pool.submit(run) for _ in range(count)]]
+
+
+@pytest.fixture
+def alice(acme: Tenant, upstream: Simulator, store: Store) -> OAuthCredential:
+    return store(acme, "alice", upstream.new_login("alice", expires_in=3600))
+
+
+def test_a_refresh_stores_the_new_pair_and_says_so(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread
+) -> None:
+    assert refresh_one(alice) == Outcome.REFRESHED
+    after, login = reread(alice), upstream.current_login("alice")
+    assert sealing.open_access_token(after).reveal() == login.access_token
+    assert sealing.open_refresh_token(after).reveal() == login.refresh_token
+    assert (after.generation, after.refresh_count) == (alice.generation + 1, 1)
+    assert after.lease_id is None
+    assert after.unanswered_presentations == 0
+    assert abs(after.expires_at - login.expires_at) <= 2
+    attempt = RefreshAttempt.objects.get()
+    assert (attempt.outcome, attempt.upstream_status) == (Outcome.REFRESHED, 200)
+    assert attempt.ended_at is not None
+    assert TenantStatistics.objects.get().refreshes_succeeded == 1
+
+
+def test_the_far_side_sees_an_honest_client(alice: OAuthCredential, upstream: Simulator) -> None:
+    refresh_one(alice)
+    request = upstream.requests[-1]
+    assert request.headers["user-agent"].startswith("oauthvault/")
+    assert request.body["grant_type"] == "refresh_token"
+
+
+def test_twenty_workers_spend_the_refresh_token_once(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread
+) -> None:
+    upstream.latency_ms = 200
+    outcomes = in_threads(20, lambda: refresh_one(alice))
+    assert sorted(map(str, outcomes)).count("refreshed") == 1
+    assert outcomes.count(None) == 19
+    assert (upstream.counts.refreshed, upstream.counts.reuse) == (1, 0)
+    assert reread(alice).refresh_count == 1
+
+
+def test_a_message_about_an_older_generation_does_nothing(
+    alice: OAuthCredential, upstream: Simulator
+) -> None:
+    """Celery delivers twice, and late."""
+    for _ in range(3):
+        refresh(
+            tenant_id=alice.tenant_id,
+            credential_id=alice.pk,
+            cause=Cause.SWEEP,
+            actor="scheduler",
+            generation=alice.generation,
+        )
+    assert upstream.counts.token_calls == 1
+
+
+def test_a_refresh_inside_a_transaction_is_refused(alice: OAuthCredential) -> None:
+    with transaction.atomic(), pytest.raises(RuntimeError, match="transaction"):
+        refresh_one(alice)
+
+
+def test_revocation_during_a_refresh_wins_over_its_save(
+    alice: OAuthCredential, upstream: Simulator, acme: Tenant, reread: Reread
+) -> None:
+    upstream.fault("slow", delay_after=0.6)
+    outcome: list[object] = []
+    worker = threading.Thread(target=lambda: outcome.extend(in_threads(1, lambda: refresh_one(alice))))
+    worker.start()
+    wait_for(lambda: RefreshAttempt.objects.exists())
+    vault.revoke(tenant=acme, user_id="alice", actor="test", now=time.time())
+    worker.join()
+    after = reread(alice)
+    assert outcome == [Outcome.SUPERSEDED]
+    assert after.standing == Standing.REVOKED
+    assert after.access_token_encrypted is after.refresh_token_encrypted is None
+
+
+def test_a_suspension_during_a_refresh_loses_no_token_and_stays(
+    alice: OAuthCredential, upstream: Simulator, acme: Tenant, reread: Reread
+) -> None:
+    upstream.fault("slow", delay_after=0.6)
+    worker = threading.Thread(target=lambda: in_threads(1, lambda: refresh_one(alice)))
+    worker.start()
+    wait_for(lambda: RefreshAttempt.objects.exists())
+    vault.suspend(tenant=acme, user_id="alice", actor="test", now=time.time())
+    worker.join()
+    after = reread(alice)
+    assert after.status(now=time.time()) == Status.SUSPENDED
+    assert sealing.open_refresh_token(after).reveal() == upstream.current_login("alice").refresh_token
+    assert refresh_one(alice) is None
+
+
+def test_the_save_is_fenced_by_generation_and_not_by_the_lease(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread
+) -> None:
+    """A stalled holder whose lease somebody else has by now holds the only valid pair."""
+    upstream.fault("slow", delay_after=0.6)
+    worker = threading.Thread(target=lambda: in_threads(1, lambda: refresh_one(alice)))
+    worker.start()
+    wait_for(lambda: RefreshAttempt.objects.exists())
+    stolen = uuid.uuid4()
+    OAuthCredential.objects.filter(pk=alice.pk).update(
+        lease_id=stolen, lease_until=time.time() + 45
+    )
+    worker.join()
+    after = reread(alice)
+    assert after.generation == alice.generation + 1
+    assert after.lease_id == stolen
+    assert sealing.open_refresh_token(after).reveal() == upstream.current_login("alice").refresh_token
+
+
+def test_an_ended_login_is_said_plainly(
+    alice: OAuthCredential, upstream: Simulator, acme: Tenant, reread: Reread
+) -> None:
+    upstream.kill_login("alice")
+    assert refresh_one(alice) == Outcome.INVALID_GRANT
+    after = reread(alice)
+    assert after.standing == Standing.REAUTHORIZATION_REQUIRED
+    assert after.problem == Problem.ROTATED_ELSEWHERE
+    assert after.refresh_due_at is None
+    with pytest.raises(ReauthorizationRequired, match="Sign in to Claude again"):
+        vault.refresh_now(tenant=acme, user_id="alice", actor="test", now=time.time())
+    assert upstream.counts.token_calls == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        ("moved", Problem.UPSTREAM_ERROR),
+        ("edge_block", Problem.UPSTREAM_ERROR),
+        ("redirect", Problem.UPSTREAM_ERROR),
+        ("on_hold", Problem.ACCOUNT_ON_HOLD),
+        ("invalid_scope", Problem.INVALID_SCOPE),
+        ("rate_limited", Problem.RATE_LIMITED),
+    ],
+)
+def test_a_fault_of_the_server_never_marks_a_credential_dead(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, fault: str, problem: Problem
+) -> None:
+    upstream.fault(fault)
+    refresh_one(alice)
+    after = reread(alice)
+    assert (after.standing, after.problem) == (Standing.ACTIVE, problem)
+    assert after.unanswered_presentations == 0
+    assert after.lease_id is None
+    assert after.refresh_due_at is not None
+    assert after.refresh_due_at > time.time()
+    Upstream.objects.all().delete()
+    assert refresh_one(alice) == Outcome.REFRESHED
+
+
+def test_two_server_errors_and_then_fine_is_one_refresh(
+    alice: OAuthCredential, upstream: Simulator
+) -> None:
+    upstream.fail_next(times=2, status=500)
+    assert refresh_one(alice) == Outcome.REFRESHED
+    assert RefreshAttempt.objects.get().tries == 3
+
+
+def test_retries_end_as_configured_and_the_credential_stays_alive(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, settings: Settings
+) -> None:
+    settings.CLAUDE_OAUTH_MAX_RETRIES = 1
+    upstream.fault("unavailable", times=None)
+    assert refresh_one(alice) == Outcome.UNREACHABLE
+    assert upstream.counts.token_calls == 2
+    assert reread(alice).standing == Standing.ACTIVE
+
+
+def test_while_a_429_governs_no_refresh_of_anybody_goes_upstream(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    bob = store(acme, "bob", upstream.new_login("bob"))
+    upstream.fail_next(status=429, retry_after=7)
+    assert refresh_one(alice) == Outcome.RATE_LIMITED
+    with pytest.raises(UpstreamRateLimited) as refused:
+        refresh_one(bob)
+    assert refused.value.retry_after == pytest.approx(7, abs=2)
+    assert upstream.counts.token_calls == 1
+
+
+@pytest.mark.parametrize("fault", ["lose_answer", "not_json", "no_access_token", "empty", "huge"])
+def test_a_lost_answer_is_presented_once_more_after_the_lease_and_never_again(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, fault: str
+) -> None:
+    upstream.fault(fault, times=1, rotates=True)
+    assert refresh_one(alice) == Outcome.UNKNOWN
+    marked = reread(alice)
+    assert marked.standing == Standing.ACTIVE
+    assert marked.unanswered_presentations == 1
+    assert vault.issue_access_token(
+        tenant=alice.tenant, user_id="alice", actor="test", now=time.time()
+    ), "the old access token is served while it lives"
+    assert refresh_one(alice) is None, "not before the lease has ended"
+    end_lease(alice)
+    assert reread(alice).status(now=time.time()) == Status.OUTCOME_UNKNOWN
+    assert refresh_one(alice) == Outcome.INVALID_GRANT
+    after = reread(alice)
+    assert after.standing == Standing.REAUTHORIZATION_REQUIRED
+    assert after.problem == Problem.ANSWER_LOST
+    assert refresh_one(alice) is None
+    assert upstream.counts.token_calls == 2
+
+
+def test_a_second_lost_answer_is_the_last(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread
+) -> None:
+    for _ in range(2):
+        upstream.fault("close")
+        refresh_one(alice)
+        end_lease(alice)
+    assert reread(alice).problem == Problem.ANSWER_LOST
+    assert refresh_one(alice) is None
+    assert upstream.counts.token_calls == 2
+
+
+def test_a_request_that_never_arrived_does_not_count_as_a_presentation(
+    alice: OAuthCredential, reread: Reread, settings: Settings
+) -> None:
+    settings.CLAUDE_OAUTH_TOKEN_URL = "http://127.0.0.1:1/v1/oauth/token"
+    settings.CLAUDE_OAUTH_MAX_RETRIES = 0
+    assert refresh_one(alice) == Outcome.UNREACHABLE
+    assert reread(alice).unanswered_presentations == 0
+
+
+def test_an_answer_that_drips_ends_at_the_total_deadline(
+    alice: OAuthCredential, upstream: Simulator, settings: Settings
+) -> None:
+    """Timeouts of single reads would let a server hold us for ever, a byte at a time."""
+    settings.REFRESH_DEADLINE = 0.8
+    upstream.fault("trickle", seconds=20)
+    began = time.monotonic()
+    assert refresh_one(alice) == Outcome.UNKNOWN
+    assert time.monotonic() - began < 10
+
+
+def test_an_answer_without_a_refresh_token_keeps_the_old_one(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread
+) -> None:
+    before = sealing.open_refresh_token(reread(alice))
+    upstream.fault("keep_refresh_token")
+    assert refresh_one(alice) == Outcome.REFRESHED
+    assert sealing.open_refresh_token(reread(alice)) == before
+    assert refresh_one(alice) == Outcome.REFRESHED
+
+
+@pytest.mark.parametrize("absurd", [0, -5, None, "soon", 10**15, 1e300, True])
+def test_an_absurd_lifetime_is_bounded_and_recorded(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, absurd: object
+) -> None:
+    upstream.access_token_lifetime = absurd
+    assert refresh_one(alice) == Outcome.REFRESHED
+    assert 0 < reread(alice).expires_in(now=time.time()) <= 366 * 86_400
+    assert AuditEvent.objects.filter(action="refresh", detail__expires_in_bounded=True).exists()
+
+
+def test_a_process_that_died_in_flight_leaves_its_trace(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread
+) -> None:
+    """The claim is all that a killed process leaves behind; the lease ends by itself."""
+    from tokens.refresh import _claim
+
+    assert _claim(alice.tenant_id, alice.pk, Cause.SWEEP, "scheduler", None) is not None
+    assert refresh_one(alice) is None
+    assert RefreshAttempt.objects.get().outcome == Outcome.IN_FLIGHT
+    end_lease(alice)
+    assert refresh_one(alice) == Outcome.REFRESHED
+    settle_abandoned(now=time.time() + 600)
+    assert set(RefreshAttempt.objects.values_list("outcome", flat=True)) == {
+        Outcome.UNKNOWN,
+        Outcome.REFRESHED,
+    }
+
+
+def test_a_caller_past_expiry_waits_for_the_one_refresh(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    store(acme, "bob", upstream.new_login("bob", expires_in=-10))
+    upstream.latency_ms = 100
+    handed = in_threads(
+        8,
+        lambda: vault.issue_access_token(
+            tenant=acme, user_id="bob", actor="test", now=time.time()
+        ).access_token.reveal(),
+    )
+    assert set(handed) == {upstream.current_login("bob").access_token}
+    assert (upstream.counts.refreshed, upstream.counts.reuse) == (1, 0)
+
+
+def test_a_token_near_its_end_comes_at_once_and_says_that_a_refresh_is_due(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    login = upstream.new_login("bob", expires_in=60)
+    store(acme, "bob", login)
+    handed = vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=time.time())
+    assert handed.access_token.reveal() == login.access_token
+    assert handed.refresh_due
+    assert upstream.counts.token_calls == 0
+
+
+def test_with_auto_refresh_off_an_expired_token_is_refused_and_a_demand_works(
+    acme: Tenant, upstream: Simulator, store: Store, settings: Settings
+) -> None:
+    settings.CLAUDE_OAUTH_AUTO_REFRESH = False
+    store(acme, "bob", upstream.new_login("bob", expires_in=-10))
+    with pytest.raises(TokenExpired, match="OAuth token expired"):
+        vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=time.time())
+    assert sweep() == 0
+    after = vault.refresh_now(tenant=acme, user_id="bob", actor="test", now=time.time())
+    assert after.is_usable(now=time.time())
+
+
+def test_an_expired_token_is_not_asked_for_again_while_the_last_failure_backs_off(
+    acme: Tenant, upstream: Simulator, store: Store, settings: Settings
+) -> None:
+    settings.CLAUDE_OAUTH_MAX_RETRIES = 0
+    store(acme, "bob", upstream.new_login("bob", expires_in=-10))
+    upstream.fault("unavailable", times=None)
+    for _ in range(3):
+        with pytest.raises(UpstreamUnavailable) as refused:
+            vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=time.time())
+        assert refused.value.retry_after is not None
+    assert upstream.counts.token_calls == 1
+
+
+def test_a_demand_within_ten_seconds_of_a_success_is_answered_by_it(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator
+) -> None:
+    for _ in range(3):
+        vault.refresh_now(tenant=acme, user_id="alice", actor="test", now=time.time())
+    assert upstream.counts.token_calls == 1
+
+
+def test_fifty_reports_of_one_generation_cause_one_refresh(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator
+) -> None:
+    upstream.latency_ms = 50
+    upstream.kill_access_token(upstream.current_login("alice").access_token)
+
+    def report() -> str:
+        return vault.report_rejected(
+            tenant=acme, user_id="alice", generation=alice.generation, actor="test", now=time.time()
+        ).access_token.reveal()
+
+    handed = in_threads(12, report)
+    tokens = {text for text in handed if isinstance(text, str)}
+    assert tokens == {upstream.current_login("alice").access_token}
+    assert report() in tokens, "a stale generation gets the newer token"
+    assert (upstream.counts.refreshed, upstream.counts.reuse) == (1, 0)
+
+
+def test_a_credential_without_a_refresh_token_is_served_to_its_end(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    login = upstream.new_login("bob", expires_in=600, refresh=False)
+    bob = store(acme, "bob", login)
+    assert refresh_one(bob) is None
+    now = time.time()
+    assert vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=now)
+    with pytest.raises(NoRefreshToken):
+        vault.refresh_now(tenant=acme, user_id="bob", actor="test", now=now)
+    with pytest.raises(TokenExpired):
+        vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=now + 601)
+    assert upstream.counts.token_calls == 0
+
+
+def test_the_sweep_refreshes_what_is_due_and_nothing_else(
+    acme: Tenant, upstream: Simulator, store: Store, settings: Settings, reread: Reread
+) -> None:
+    from oauthvault.celery import app
+
+    app.conf.task_always_eager = True
+    try:
+        soon = store(acme, "soon", upstream.new_login("soon", expires_in=100))
+        store(acme, "late", upstream.new_login("late", expires_in=9000))
+        gone = store(acme, "gone", upstream.new_login("gone", expires_in=100))
+        vault.revoke(tenant=acme, user_id="gone", actor="test", now=time.time())
+        assert sweep() == 1
+        assert sweep() == 0
+    finally:
+        app.conf.task_always_eager = False
+    assert reread(soon).refresh_count == 1
+    assert upstream.counts.token_calls == 1
+    assert reread(gone).status(now=time.time()) == Status.REVOKED
+
+
+def test_revoked_means_refused_at_once_and_for_ever(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator
+) -> None:
+    vault.revoke(tenant=acme, user_id="alice", actor="test", now=time.time())
+    with pytest.raises(Revoked):
+        vault.issue_access_token(tenant=acme, user_id="alice", actor="test", now=time.time())
+    assert refresh_one(alice) is None
+    assert upstream.counts.token_calls == 0
+
+
+def test_the_clock_is_the_databases() -> None:
+    assert abs(clock.now() - time.time()) < 5
+
+
+def end_lease(credential: OAuthCredential) -> None:
+    """Bring about what waiting for 45 seconds would."""
+    OAuthCredential.objects.filter(pk=credential.pk, lease_until__isnull=False).update(
+        lease_until=time.time() - 1
+    )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < ends, "it never came about"
+        time.sleep(0.01)

@@ -1,0 +1,86 @@
+"""What the vault's commands share: how they refuse, how they print, whom they act for."""
+
+import getpass
+import json
+import sys
+from argparse import SUPPRESS, ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from tokens.errors import VaultError
+from tokens.models import Tenant
+from tokens.tenants import find_tenant
+
+
+class VaultCommand(BaseCommand):
+    """Exit status 0; 1 where something was refused or failed; 2 for a wrong call.
+
+    Subclasses write `run`; a VaultError becomes one sentence.
+    """
+
+    requires_system_checks: list[str] = []
+    requires_migrations_checks = False
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        _hide_django_options(parser)
+        return parser
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except CommandError as error:
+            if not self._called_from_command_line:
+                raise
+            self.stderr.write(f"oauthvault: {error}")
+            sys.exit(error.returncode)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            self.run(**options)
+        except VaultError as refusal:
+            raise CommandError(refusal.detail) from None
+
+    def run(self, **options: Any) -> None:
+        raise NotImplementedError
+
+    def say(self, text: str) -> None:
+        self.stdout.write(text)
+
+    def print_json(self, value: object) -> None:
+        self.stdout.write(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def add_tenant(parser: ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("--tenant", required=required, metavar="T", help="the tenant's name")
+
+
+def add_user(parser: ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("--user", required=required, metavar="U", help="the user's id, exactly")
+
+
+def add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def tenant_named(slug: str) -> Tenant:
+    """The tenant, or the refusal that says how to make one."""
+    return find_tenant(slug)
+
+
+def actor() -> str:
+    """Who sits at this terminal, for the audit trail."""
+    try:
+        return f"command line ({getpass.getuser()})"
+    except (KeyError, OSError):
+        return "command line"
+
+
+def _hide_django_options(parser: ArgumentParser) -> None:
+    """Django's options stay usable; the help shows those of the command."""
+    hidden = {"--version", "--settings", "--pythonpath", "--traceback", "--no-color",
+              "--force-color", "--skip-checks", "--verbosity"}  # fmt: skip
+    for action in parser._actions:
+        if hidden.intersection(action.option_strings):
+            action.help = SUPPRESS

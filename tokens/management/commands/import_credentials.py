@@ -1,0 +1,198 @@
+import csv
+import io
+import json
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from tokens import clock
+from tokens.credential_file import parse_credentials
+from tokens.errors import InvalidCredentials, VaultError
+from tokens.importing import import_credential
+from tokens.management.command import (
+    VaultCommand,
+    actor,
+    add_json,
+    add_tenant,
+    add_user,
+    tenant_named,
+)
+from tokens.models import DEFAULT_USER, Tenant
+
+_LARGEST = 64 * 1024 * 1024
+
+Row = tuple[int, str, object]  # line, user id, what is offered
+
+
+class Command(VaultCommand):
+    help = (
+        "Store logins: a `.credentials.json` of Claude Code for one user (--user), or JSON "
+        "Lines or CSV with a `user_id` for many. Every row has its own result; what is "
+        "refused stores nothing."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", metavar="FILE", help="the file, or - for standard input")
+        add_tenant(parser)
+        add_user(parser, required=False)
+        parser.add_argument(
+            "--dry-run", action="store_true", help="say what would happen, store nothing"
+        )
+        add_json(parser)
+
+    def run(self, **options: Any) -> None:
+        tenant = tenant_named(options["tenant"])
+        content = _read(options["file"])
+        rows = list(_rows(content, tenant, options["user"]))
+        results: list[dict[str, Any]] = []
+        show_progress = sys.stderr.isatty() and len(rows) > 20 and not options["json"]
+        for number, row in enumerate(rows, start=1):
+            results.append(_store(tenant, row, dry_run=options["dry_run"]))
+            if show_progress:
+                _progress(number, len(rows))
+        if options["json"]:
+            self.print_json(results)
+        else:
+            self._report(results, dry_run=options["dry_run"])
+        refused = sum(result["result"] == "refused" for result in results)
+        if refused:
+            raise CommandError(f"{refused} of {len(results)} refused")
+
+    def _report(self, results: list[dict[str, Any]], *, dry_run: bool) -> None:
+        notes: list[str] = []
+        for result in results:
+            where = f"line {result['line']}, " if len(results) > 1 else ""
+            self.say(f"{where}{result['user_id'] or '(no user)'}: {result['detail']}")
+            notes += [note for note in result["warnings"] if note not in notes]
+        for note in notes:
+            self.say(f"Note: {note}")
+        if dry_run:
+            self.say("Dry run: nothing was stored.")
+
+
+def _store(tenant: Tenant, row: Row, *, dry_run: bool) -> dict[str, Any]:
+    line, user_id, offered = row
+    result: dict[str, Any] = {"line": line, "user_id": user_id, "warnings": []}
+    now = clock.now()
+    try:
+        if isinstance(offered, VaultError):
+            raise offered
+        _check_user(tenant, user_id)
+        done = import_credential(
+            tenant=tenant,
+            user_id=user_id,
+            offered=parse_credentials(offered, now=now),
+            actor=actor(),
+            dry_run=dry_run,
+            now=now,
+        )
+    except VaultError as refusal:
+        return result | {
+            "result": "refused", "code": refusal.code, "detail": f"refused: {refusal.detail}",
+        }  # fmt: skip
+    verdict = "created" if done.created else "replaced" if done.changed else "unchanged"
+    sentence = {
+        "created": "stored",
+        "replaced": "stored in place of what was there",
+        "unchanged": "is stored already, unchanged",
+    }[verdict]
+    return result | {"result": verdict, "detail": sentence, "warnings": done.warnings}
+
+
+def _check_user(tenant: Tenant, user_id: str) -> None:
+    reason = None
+    if not user_id:
+        reason = "is missing"
+    elif len(user_id) > 256 or not user_id.isprintable():
+        reason = "must be 1 to 256 characters without control characters"
+    elif user_id == DEFAULT_USER and not tenant.has_default_user:
+        reason = "may not be default in a tenant of many users"
+    if reason:
+        raise InvalidCredentials({"user_id": reason})
+
+
+def _read(name: str) -> str:
+    try:
+        data = sys.stdin.buffer.read(_LARGEST + 1) if name == "-" else _read_file(Path(name))
+    except OSError as error:
+        raise CommandError(f"{name} cannot be read: {error.strerror}") from None
+    if len(data) > _LARGEST:
+        raise CommandError(f"{name} is larger than 64 MiB; split it")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CommandError(f"{name} is not UTF-8 text") from None
+
+
+def _read_file(path: Path) -> bytes:
+    with path.expanduser().open("rb") as file:
+        return file.read(_LARGEST + 1)
+
+
+def _rows(content: str, tenant: Tenant, user: str | None) -> Iterator[Row]:
+    if not content.strip():
+        raise CommandError("the file is empty")
+    whole = _json(content)
+    if user is not None or (isinstance(whole, dict) and "user_id" not in whole):
+        if whole is None:
+            raise CommandError(
+                "with --user the file must be one JSON object, such as a .credentials.json"
+            )
+        if user is None and not tenant.has_default_user:
+            raise CommandError("this file is one person's login: say whose with --user")
+        yield 1, user or DEFAULT_USER, whole
+    elif content.lstrip().startswith("{"):
+        for line, text in enumerate(content.splitlines(), start=1):
+            if text.strip():
+                yield _json_row(line, text)
+    else:
+        yield from _csv_rows(content)
+
+
+def _json_row(line: int, text: str) -> Row:
+    parsed = _json(text)
+    if not isinstance(parsed, dict):
+        return line, "", InvalidCredentials({"(line)": "is not a JSON object"})
+    user_id = parsed.pop("user_id", "")
+    return line, user_id if isinstance(user_id, str) else "", parsed
+
+
+def _csv_rows(content: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(content))
+    if "user_id" not in (reader.fieldnames or []):
+        raise CommandError(
+            "this is neither JSON nor a CSV whose first line names the column user_id"
+        )
+    for row in reader:
+        user_id = row.pop("user_id", None) or ""
+        if None in row:
+            yield reader.line_num, user_id, InvalidCredentials({"(line)": "has too many columns"})
+            continue
+        offered: dict[str, object] = {
+            name: value for name, value in row.items() if value not in (None, "")
+        }
+        for name in ("is_max", "isMax"):
+            if name in offered:
+                offered[name] = {"true": True, "false": False}.get(
+                    str(offered[name]).lower(), offered[name]
+                )
+        yield reader.line_num, user_id, offered
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _progress(done: int, total: int) -> None:
+    width = 30
+    filled = width * done // total
+    end = "\n" if done == total else ""
+    sys.stderr.write(f"\r[{'#' * filled}{'.' * (width - filled)}] {done}/{total}{end}")
+    sys.stderr.flush()
