@@ -9,9 +9,16 @@ os.environ.setdefault(
 )
 os.environ.setdefault("OAUTHVAULT_WEB_THREADS", "16")
 
+from oauthvault.env import child_environment  # noqa: E402
 from oauthvault.settings import *  # noqa: E402, F403
 from oauthvault.settings import DATABASES, OAUTHVAULT_DATA_DIR, ON_POSTGRESQL  # noqa: E402
 
+# The settings take secrets out of the environment, DATABASE_URL among them. The processes
+# that pytest-xdist starts must find them again, or they would run on SQLite in silence.
+os.environ.update(child_environment())
+
+# What `python -m tests` says it runs on is what it runs on.
+assert os.environ.get("TESTS_RUN_ON") in {None, "postgresql" if ON_POSTGRESQL else "sqlite"}
 if not ON_POSTGRESQL:
     # A file, not memory: several threads and processes use it, as in real life.
     DATABASES["default"]["TEST"] = {"NAME": str(OAUTHVAULT_DATA_DIR / "test.sqlite3")}
