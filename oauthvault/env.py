@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
@@ -27,6 +28,10 @@ class ConfigurationError(Exception):
     """
 
 
+@overload
+def text(name: str, default: str) -> str: ...
+@overload
+def text(name: str, default: None = None) -> str | None: ...
 def text(name: str, default: str | None = None) -> str | None:
     """The value of ``name`` without surrounding blanks; an empty one counts as unset."""
     value = os.environ.get(name, "").strip()
@@ -48,7 +53,9 @@ def secret(name: str) -> str | None:
         content = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigurationError(f"{name}_FILE names a file that cannot be read: {reason}") from None
+        raise ConfigurationError(
+            f"{name}_FILE names a file that cannot be read: {reason}"
+        ) from None
     if not content:
         raise ConfigurationError(f"{name}_FILE names an empty file; it must hold the secret itself")
     return content
@@ -91,13 +98,18 @@ def words(name: str, default: Sequence[str] = ()) -> list[str]:
     return [word.strip() for word in value.split(",") if word.strip()]
 
 
+@overload
+def http_url(name: str, default: str) -> str: ...
+@overload
+def http_url(name: str, default: None = None) -> str | None: ...
 def http_url(name: str, default: str | None = None) -> str | None:
     value = text(name)
     if value is None:
         return default
     if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", value):
         raise ConfigurationError(
-            f"{name} must be an address that starts with https:// (or http:// for a test) and names no user"
+            f"{name} must be an address that starts with https:// (or http:// for a test) "
+            "and names no user"
         )
     return value
 

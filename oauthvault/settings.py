@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import dj_database_url
 
-from oauthvault import datadir, env
+from oauthvault import __version__, datadir, env
 from tokens.secret import EncryptionKey, Secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -20,7 +20,7 @@ DEBUG = False
 # --- Where things are kept -------------------------------------------------------------
 
 OAUTHVAULT_DATA_DIR = datadir.prepare(
-    Path(env.text("OAUTHVAULT_DATA_DIR", "data") or "data").absolute()
+    Path(env.text("OAUTHVAULT_DATA_DIR", "data")).absolute()
 )
 
 SECRET_KEY = env.secret("OAUTHVAULT_SECRET_KEY") or datadir.read_or_create(
@@ -33,7 +33,7 @@ def _database(variable: str) -> dict[str, Any] | None:
     if url is None:
         return None
     try:
-        parsed = dict(dj_database_url.parse(url))
+        parsed: dict[str, Any] = {**dj_database_url.parse(url)}
     except (ValueError, KeyError):
         # The message of the library would repeat the address, password and all.
         parsed = {}
@@ -44,7 +44,7 @@ def _database(variable: str) -> dict[str, Any] | None:
         parsed["OPTIONS"] = {
             "connect_timeout": 5,
             "application_name": "oauthvault",
-            **dict(parsed.get("OPTIONS") or {}),
+            **(parsed.get("OPTIONS") or {}),
             # Everything of ours lives in one schema, so that the database may be
             # LiteLLM's own; a rotated token that was acknowledged is on disk.
             "options": "-c search_path=oauthvault -c synchronous_commit=on",
@@ -182,7 +182,7 @@ OAUTHVAULT_WORKER_CONCURRENCY = env.integer(
     "OAUTHVAULT_WORKER_CONCURRENCY", 16 if ON_POSTGRESQL else 4, least=1, most=256
 )
 
-_base_url = urlsplit(OAUTHVAULT_BASE_URL or "")
+_base_url = urlsplit(OAUTHVAULT_BASE_URL)
 ALLOWED_HOSTS = [
     *env.words("OAUTHVAULT_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"]),
     *([_base_url.hostname] if _base_url.hostname else []),
@@ -271,7 +271,8 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "/static/"
-STATIC_ROOT = Path(env.text("OAUTHVAULT_STATIC_ROOT", str(OAUTHVAULT_DATA_DIR / "static")) or "")
+STATIC_ROOT = Path(env.text("OAUTHVAULT_STATIC_ROOT", str(OAUTHVAULT_DATA_DIR / "static")))
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # WhiteNoise warns where there is none
 # Served from the packages where they lie: nothing to collect before the first start.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
@@ -288,6 +289,18 @@ REST_FRAMEWORK = {
 
 SPECTACULAR_SETTINGS = {
     "TITLE": "oauthvault",
+    "DESCRIPTION": "The vault of a team's Claude OAuth credentials. Times are Unix seconds.",
+    "VERSION": __version__,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENUM_NAME_OVERRIDES": {
+        "StatusOfCredential": "tokens.models.Status",
+        "StatusOfVault": ["healthy", "degraded", "unhealthy"],
+        "Liveness": ["alive"],
+        "Readiness": ["ready", "not ready"],
+    },
+    "PREPROCESSING_HOOKS": ["api.openapi.without_slash_twins"],
+    # With a value here the page would have somebody else's server check the schema.
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],
@@ -344,6 +357,15 @@ UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "oauthvault",
     "SITE_HEADER": "oauthvault",
     "SITE_SYMBOL": "key",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": "tokens.admin.site.favicon"},
+    ],
+    "SITE_URL": "tokens.admin.site.home",
+    "SHOW_VIEW_ON_SITE": False,
+    "BORDER_RADIUS": "6px",
+    # All of it served from here; no page loads anything from another host.
+    "STYLES": ["tokens.admin.site.stylesheet"],
+    "SIDEBAR": {"navigation": "tokens.admin.site.navigation"},
     "DASHBOARD_CALLBACK": "tokens.admin.dashboard.context",
 }
 

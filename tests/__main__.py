@@ -49,7 +49,9 @@ class Result:
 def main(argv: Sequence[str]) -> int:
     """Run what was asked for, print the summary: 0 if all of it passed, else 1."""
     options, pytest_arguments = _parser().parse_known_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: started in the background we inherit it as ignored, and pytest would from us.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     results: list[Result] = []
     untested: list[str] = []
     try:
@@ -153,11 +155,11 @@ def _interruptible(process: "subprocess.Popen[bytes]") -> "Iterator[subprocess.P
     try:
         yield process
     except KeyboardInterrupt:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=3)
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait()
+        for number, patience in ((0, 3), (signal.SIGINT, 15), (signal.SIGKILL, None)):
+            process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=patience)
+                break
         raise
 
 

@@ -66,10 +66,17 @@ class NotStarted(Exception):
     """A server could not be started. The message says why, and what would help."""
 
 
+class NoAnswer(Exception):
+    """Nothing at that address answers as a server of that kind."""
+
+
 @contextlib.contextmanager
 def running(*, database: bool = True, redis: bool = True) -> Iterator[Servers]:
     """The servers asked for, for as long as the block lasts."""
     wanted = [name for name, want in (("database", database), ("redis", redis)) if want]
+    if not wanted:
+        yield Servers(None, None)
+        return
     keeper = Tethered(
         [sys.executable, "-m", "tests.servers", *wanted],
         grace=_STOP_WITHIN + 10,
@@ -101,15 +108,15 @@ def find_chromium() -> str | None:
 
 def server_version(url: str) -> str:
     """What a running server calls itself: `PostgreSQL 15.6`, `Redis 7.0.15`."""
-    if url.startswith("postgres"):
-        with psycopg.connect(url, connect_timeout=5) as connection:
-            return f"PostgreSQL {connection.info.parameter_status('server_version')}"
-    client = redis.Redis.from_url(url, socket_timeout=5)
     try:
-        information: Any = client.info("server")
-        return f"Redis {information['redis_version']}"
-    finally:
-        client.close()
+        if url.startswith("postgres"):
+            with psycopg.connect(url, connect_timeout=5) as connection:
+                return f"PostgreSQL {connection.info.parameter_status('server_version')}"
+        with redis.Redis.from_url(url, socket_timeout=5) as client:
+            information: Any = client.info("server")
+            return f"Redis {information['redis_version']}"
+    except (psycopg.Error, redis.RedisError, ValueError) as error:
+        raise NoAnswer(" ".join(str(error).split())) from None
 
 
 # --- The keeper: a process of its own ------------------------------------------------------
@@ -157,7 +164,7 @@ def _remove_stale_homes() -> None:
 
 
 def _start_postgresql(home: Path, processes: list[subprocess.Popen[bytes]]) -> str:
-    """A PostgreSQL for tests: nothing durable, 200 connections, UTF8; the address of a superuser."""
+    """A PostgreSQL for tests, UTF8, nothing durable: the address, for a superuser."""
     folder = _folder_with(("initdb", "postgres"), _POSTGRESQL_PLACES)
     if folder is None:
         raise NotStarted("no server binary found; apt install postgresql or set TEST_DATABASE_URL")
@@ -245,7 +252,7 @@ def _serve(
         def answers(url: str = address(port)) -> bool:
             try:
                 return bool(server_version(url))
-            except (psycopg.OperationalError, redis.RedisError):
+            except NoAnswer:
                 return False
 
         def settled(process: subprocess.Popen[bytes] = process) -> bool:
@@ -258,9 +265,9 @@ def _serve(
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """SIGQUIT: PostgreSQL's immediate shutdown (its children too), and Redis ends at once."""
+    """SIGINT: PostgreSQL's fast shutdown, which waits for no client; Redis ends as well."""
     for process in processes:
-        process.send_signal(signal.SIGQUIT)
+        process.send_signal(signal.SIGINT)
     for process in processes:
         try:
             process.wait(timeout=_STOP_WITHIN / 2)
@@ -324,7 +331,7 @@ def _give_away(path: Path) -> None:
 def _free_port() -> int:
     """A port nobody listens on, below those that the system gives to outgoing connections."""
     for _ in range(200):
-        port = random.randint(20_000, 32_000)  # noqa: S311
+        port = random.randint(20_000, 32_000)
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port

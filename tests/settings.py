@@ -4,14 +4,12 @@ import os
 import tempfile
 
 os.environ.setdefault("OAUTHVAULT_DATA_DIR", tempfile.mkdtemp(prefix="oauthvault-tests-"))
-os.environ.setdefault(
-    "CLAUDE_TOKEN_ENCRYPTION_KEY", "dGVzdHMgb25seTogbmV2ZXIgYSByZWFsIGtleSEhISE="
-)
+os.environ.setdefault("CLAUDE_TOKEN_ENCRYPTION_KEY", "dGVzdHMgb25seTogbmV2ZXIgYSByZWFsIGtleSEhISE=")
 os.environ.setdefault("OAUTHVAULT_WEB_THREADS", "16")
 
-from oauthvault.env import child_environment  # noqa: E402
-from oauthvault.settings import *  # noqa: E402, F403
-from oauthvault.settings import DATABASES, OAUTHVAULT_DATA_DIR, ON_POSTGRESQL  # noqa: E402
+from oauthvault.env import child_environment
+from oauthvault.settings import *  # noqa: F403
+from oauthvault.settings import DATABASES, OAUTHVAULT_DATA_DIR, ON_POSTGRESQL
 
 # The settings take secrets out of the environment, DATABASE_URL among them. The processes
 # that pytest-xdist starts must find them again, or they would run on SQLite in silence.

@@ -8,7 +8,7 @@ from django.core.checks import CheckMessage, Warning, register
 
 @register(deploy=True)
 def https_base_url(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    if settings.OAUTHVAULT_BASE_URL.startswith("https://"):
+    if str(settings.OAUTHVAULT_BASE_URL).startswith("https://"):
         return []
     return [
         Warning(

@@ -36,10 +36,10 @@ class DatabaseNow(Func):
     ) -> tuple[str, list[float]]:
         return "(EXTRACT(EPOCH FROM clock_timestamp())::double precision + %s)", [_offset()]
 
-    def as_sqlite(
+    def as_sqlite(  # type: ignore[override]  # the stubs know no parameter with a fraction
         self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any
-    ) -> tuple[str, list[float]]:
-        return "((julianday('now') - 2440587.5) * 86400.0 + %s)", [_offset()]
+    ) -> tuple[str, tuple[float, ...]]:
+        return "((julianday('now') - 2440587.5) * 86400.0 + %s)", (_offset(),)
 
 
 def now() -> float:

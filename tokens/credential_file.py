@@ -3,6 +3,7 @@
 Everything that is wrong is said at once, by field, and never with the value.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ _MILLISECONDS_FROM = 100_000_000_000
 _LONGEST_TOKEN = 8192
 _LONGEST_LIFE = 10 * 366 * 86_400
 _WRAPPER = "claudeAiOauth"
+# A scope-token of RFC 6749 section 3.3.
+_SCOPE = re.compile(r"[!#-\[\]-~]{1,128}")
 _NAMES = {
     "accessToken": "access_token",
     "refreshToken": "refresh_token",
@@ -62,6 +65,11 @@ def parse_credentials(content: object, *, now: float) -> ImportedCredential:
     return credential
 
 
+def shown_name(name: object) -> str:
+    """A field's name, if it reads like one: a token may have slipped into its place."""
+    return str(name) if re.fullmatch(r"[A-Za-z_]{1,40}", str(name)) else "(unnamed)"
+
+
 class _Reader:
     def __init__(self, content: Mapping[Any, Any], prefix: str) -> None:
         self.wrong: dict[str, str] = {}
@@ -71,7 +79,7 @@ class _Reader:
         for name, value in content.items():
             plain = _NAMES.get(name, name)
             if plain not in _NAMES.values():
-                self.wrong[f"{prefix}{str(name)[:64]}"] = "is not a field of a credential"
+                self.wrong[f"{prefix}{shown_name(name)}"] = "is not a field of a credential"
             elif plain in self._values:
                 self.wrong[f"{prefix}{name}"] = f"is given twice (also as {self._shown[plain]})"
             else:
@@ -87,7 +95,9 @@ class _Reader:
         if not isinstance(is_max, bool):
             self._refuse("is_max", "must be true or false")
         subscription = self._values.get("subscription_type") or ""
-        if not isinstance(subscription, str) or len(subscription) > 64:
+        if not (
+            isinstance(subscription, str) and subscription.isprintable() and len(subscription) <= 64
+        ):
             self._refuse("subscription_type", "must be a text of at most 64 characters")
         if expires_at is not None:
             if expires_at > now + _LONGEST_LIFE:
@@ -174,7 +184,7 @@ class _Reader:
             value = value.split()
         if (
             not isinstance(value, list)
-            or not all(isinstance(scope, str) and 0 < len(scope) <= 128 for scope in value)
+            or not all(isinstance(scope, str) and _SCOPE.fullmatch(scope) for scope in value)
             or len(value) > 64
         ):
             self._refuse("scopes", "must be a list of scope names")

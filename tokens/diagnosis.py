@@ -54,9 +54,8 @@ def describe_problem(credential: OAuthCredential, *, now: float) -> str | None:
             return f"{why} Its owner must settle that with the provider."
         return why
     if status == Status.EXPIRED and not credential.has_refresh_token:
-        return (
-            "The access token has expired, and there is no refresh token. "
-            + NEW_LOGIN.format(**where)
+        return "The access token has expired, and there is no refresh token. " + NEW_LOGIN.format(
+            **where
         )
     if status == Status.EXPIRED:
         return (

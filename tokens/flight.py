@@ -41,9 +41,7 @@ def waiting_place() -> Iterator[bool]:
             _room.release()
 
 
-def begin(
-    *, tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str
-) -> None:
+def begin(*, tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str) -> None:
     """Have the credential refreshed, once, however many ask in this process.
 
     Returns at once. Another process may hold the lease; then nothing is begun here.
@@ -76,9 +74,7 @@ def refusal_of(credential_id: int) -> VaultError | None:
         return _refusals.get(credential_id)
 
 
-def wait_until_landed(
-    *, tenant_id: int, credential_id: int, now: float, seconds: float
-) -> bool:
+def wait_until_landed(*, tenant_id: int, credential_id: int, now: float, seconds: float) -> bool:
     """Wait for the refresh under way; whether it ended within ``seconds``.
 
     Asks the database 25 ms to 250 ms apart, with jitter. Call it inside a

@@ -191,7 +191,8 @@ def _warnings(offered: ImportedCredential) -> list[str]:
     warnings = []
     if offered.refresh_token is None:
         warnings.append(
-            "There is no refresh token: this credential works until it expires and cannot be renewed."
+            "There is no refresh token: this credential works until it expires, "
+            "and cannot be renewed."
         )
     else:
         warnings.append(

@@ -166,9 +166,9 @@ def _granted(body: dict[str, Any] | None) -> Granted | None:
     refresh_text = body.get("refresh_token")
     scope = body.get("scope")
     said = body.get("expires_in")
-    seconds = int(said) if _is_number(said) else 0
+    seconds = _whole(said) or 0
     bounded = min(seconds, LONGEST_LIFE) if seconds > 0 else ASSUMED_LIFE
-    login = body.get("refresh_token_expires_in")
+    login = _whole(body.get("refresh_token_expires_in"))
     return Granted(
         access_token=AccessToken(access),
         refresh_token=(
@@ -179,9 +179,7 @@ def _granted(body: dict[str, Any] | None) -> Granted | None:
         expires_in=bounded,
         expires_in_was_bounded=bounded != seconds,
         scopes=scope.split() if isinstance(scope, str) and scope.strip() else None,
-        login_expires_in=(
-            int(login) if _is_number(login) and 0 < login <= LONGEST_LIFE else None
-        ),
+        login_expires_in=login if login is not None and 0 < login <= LONGEST_LIFE else None,
         status=200,
     )
 
@@ -230,10 +228,8 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def _is_number(value: object) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and value == value
-        and abs(value) < 10**12
-    )
+def _whole(value: object) -> int | None:
+    """The number without its fraction; None for what is no number of seconds at all."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return None
+    return int(value) if abs(value) < 10**12 else None

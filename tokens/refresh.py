@@ -177,23 +177,20 @@ def _claim(
     with transaction.atomic():
         now = clock.now()
         _refuse_while_rate_limited(now)
-        claimed = (
-            OAuthCredential.objects.filter(
-                Q(lease_until=None) | Q(lease_until__lte=clock.DatabaseNow()),
-                tenant_id=tenant_id,
-                pk=credential_id,
-                generation=credential.generation,
-                standing=Standing.ACTIVE,
-                suspended_at=None,
-                unanswered_presentations=credential.unanswered_presentations,
-            )
-            .update(
-                lease_id=lease_id,
-                lease_until=Cast(clock.DatabaseNow() + lease, FloatField()),
-                unanswered_presentations=F("unanswered_presentations") + 1,
-                # If this process dies, the sweep finds the credential after the lease.
-                refresh_due_at=int(now + settings.REFRESH_LEASE + 1),
-            )
+        claimed = OAuthCredential.objects.filter(
+            Q(lease_until=None) | Q(lease_until__lte=clock.DatabaseNow()),
+            tenant_id=tenant_id,
+            pk=credential_id,
+            generation=credential.generation,
+            standing=Standing.ACTIVE,
+            suspended_at=None,
+            unanswered_presentations=credential.unanswered_presentations,
+        ).update(
+            lease_id=lease_id,
+            lease_until=Cast(clock.DatabaseNow() + lease, FloatField()),
+            unanswered_presentations=F("unanswered_presentations") + 1,
+            # If this process dies, the sweep finds the credential after the lease.
+            refresh_due_at=int(now + settings.REFRESH_LEASE + 1),
         )
         if not claimed:
             return None
@@ -380,9 +377,7 @@ def _save_refused(claim: Claim, answer: Refused, *, tries: int, latency_ms: int)
     return outcome
 
 
-def _note_refusal(
-    current: OAuthCredential, claim: Claim, answer: Refused, now: float
-) -> None:
+def _note_refusal(current: OAuthCredential, claim: Claim, answer: Refused, now: float) -> None:
     final = _diagnose(current, claim, answer, now)
     if final is not None:
         for field, value in _login_lost(final, now).items():

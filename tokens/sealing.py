@@ -112,9 +112,9 @@ def _open(credential: OAuthCredential, sealed: str | None, field: str) -> str:
     if credential.data_key.tenant_id != credential.tenant_id:
         raise EncryptionError("sealed under another tenant's data key")
     key = unwrap_data_key(credential.data_key)
-    return key.unseal(
-        sealed, context=_context(credential.tenant_id, credential.pk, field)
-    ).decode("utf-8")
+    return key.unseal(sealed, context=_context(credential.tenant_id, credential.pk, field)).decode(
+        "utf-8"
+    )
 
 
 def _context(tenant_id: int, credential_id: int, field: str) -> list[str]:

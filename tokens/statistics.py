@@ -66,12 +66,12 @@ def count_rejection(*, tenant: Tenant) -> None:
 def _statistics(whose: Q, *, now: float) -> Statistics:
     at = int(now)
     counts = OAuthCredential.objects.filter(whose).aggregate(
-        active=Count("pk", filter=_active(at)),
-        soon=Count("pk", filter=_active(at) & Q(expires_at__lte=at + _SOON)),
+        active=Count("pk", filter=active_at(at)),
+        soon=Count("pk", filter=active_at(at) & Q(expires_at__lte=at + _SOON)),
         expired=Count("pk", filter=Q(standing=Standing.ACTIVE, expires_at__lte=at)),
         lost=Count("pk", filter=Q(standing=Standing.REAUTHORIZATION_REQUIRED)),
         revoked=Count("pk", filter=Q(standing=Standing.REVOKED)),
-        next=Min("expires_at", filter=_active(at)),
+        next=Min("expires_at", filter=active_at(at)),
     )
     last_day = RefreshAttempt.objects.filter(whose, started_at__gt=now - _DAY).aggregate(
         succeeded=Count("pk", filter=Q(outcome=Outcome.REFRESHED)),
@@ -98,7 +98,8 @@ def _statistics(whose: Q, *, now: float) -> Statistics:
     )
 
 
-def _active(at: int) -> Q:
+def active_at(at: int) -> Q:
+    """What counts as an active token at the Unix second ``at``."""
     return Q(standing=Standing.ACTIVE, suspended_at=None, expires_at__gt=at)
 
 

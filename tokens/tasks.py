@@ -38,7 +38,9 @@ def sweep() -> int:
 
 
 @shared_task(name="tokens.refresh_credentials")
-def refresh_credentials(due: Sequence[Due], cause: str = Cause.SWEEP, actor: str = "scheduler") -> None:
+def refresh_credentials(
+    due: Sequence[Due], cause: str = Cause.SWEEP, actor: str = "scheduler"
+) -> None:
     """Refresh each (tenant, credential, generation), unless it has moved on since."""
     for tenant_id, credential_id, generation in due:
         try:

@@ -1,6 +1,7 @@
 """Tenants: made, suspended, resumed."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
@@ -9,6 +10,8 @@ from tokens import audit
 from tokens.errors import VaultError
 from tokens.models import DEFAULT_TENANT, Tenant
 from tokens.models.tenant import SLUG
+
+_SETTINGS = {"name", "has_default_user", "auto_refresh", "refresh_threshold"}
 
 
 class NoTenant(VaultError):
@@ -55,6 +58,20 @@ def ensure_default_tenant(*, now: float) -> Tenant:
     return tenant
 
 
+def change_tenant(*, tenant: Tenant, actor: str, now: float, **chosen: Any) -> bool:
+    """Set ``name``, ``has_default_user``, ``auto_refresh``, ``refresh_threshold``: those that
+    are given. False: nothing of it was another value before."""
+    if unknown := chosen.keys() - _SETTINGS:
+        raise BadTenantRequest(f"{min(unknown)!r} is no setting of a tenant")
+    with transaction.atomic():
+        before = Tenant.objects.select_for_update().get(pk=tenant.pk)
+        changes = {name: value for name, value in chosen.items() if getattr(before, name) != value}
+        if changes:
+            Tenant.objects.filter(pk=tenant.pk).update(**changes)
+            audit.record(tenant=tenant, actor=actor, action="change_tenant", now=now, **changes)
+    return bool(changes)
+
+
 def suspend_tenant(*, tenant: Tenant, actor: str, now: float) -> bool:
     """Stop everything of this tenant at once; nothing is lost. False: it was suspended."""
     return _set_suspended(tenant, datetime.fromtimestamp(now, UTC), actor, "suspend_tenant", now)
@@ -69,9 +86,9 @@ def _set_suspended(
     tenant: Tenant, at: datetime | None, actor: str, action: str, now: float
 ) -> bool:
     with transaction.atomic():
-        changed = Tenant.objects.filter(
-            pk=tenant.pk, suspended_at__isnull=at is not None
-        ).update(suspended_at=at)
+        changed = Tenant.objects.filter(pk=tenant.pk, suspended_at__isnull=at is not None).update(
+            suspended_at=at
+        )
         if changed:
             audit.record(tenant=tenant, actor=actor, action=action, now=now)
     return bool(changed)

@@ -140,9 +140,7 @@ def report_rejected(
     if credential is None or credential.standing == Standing.REVOKED:
         raise NoToken("No OAuth token found")
     if credential.generation > generation:
-        return issue_access_token(
-            tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now
-        )
+        return issue_access_token(tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now)
     _refuse_unrefreshable(credential, now=now)
     if not flight.is_under_way(tenant_id=tenant.pk, credential_id=credential.pk, since=now):
         _refuse_second_forced_refresh(credential, now=now)
@@ -151,9 +149,7 @@ def report_rejected(
             tenant=tenant, actor=actor, action="rejected", subject=user_id, now=now,
             generation=generation,
         )  # fmt: skip
-    credential = _await_refresh(
-        credential, cause=Cause.REJECTED, actor=actor, wait=wait, now=now
-    )
+    credential = _await_refresh(credential, cause=Cause.REJECTED, actor=actor, wait=wait, now=now)
     return _hand_out(credential, actor=actor, now=clock.now())
 
 
@@ -267,9 +263,7 @@ def _refreshed_for_request(
     if credential.standing != Standing.ACTIVE:
         _refuse_unrefreshable(credential, now=now)
     if not credential.has_refresh_token or not credential.tenant.refreshes_ahead:
-        raise TokenExpired(
-            "OAuth token expired. " + (describe_problem(credential, now=now) or "")
-        )
+        raise TokenExpired("OAuth token expired. " + (describe_problem(credential, now=now) or ""))
     _refuse_unrefreshable(credential, now=now)
     backing_off = (
         credential.consecutive_failures > 0

@@ -3,13 +3,14 @@
 Each test starts the real program in a process and a folder of its own.
 """
 
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.processes import clean_environment, oauthvault
 
 KEY = "dGVzdHMgb25seTogbmV2ZXIgYSByZWFsIGtleSEhISE="
 OTHER_KEY = "b3RoZXIga2V5LCBuZXZlciBhIHJlYWwga2V5ISEhISE="
@@ -18,19 +19,7 @@ pytestmark = [pytest.mark.system]
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("CLAUDE_", "OAUTHVAULT_", "DATABASE_", "REDIS_", "DJANGO_"))
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "oauthvault.cli", *arguments],
-        env=environment | {"OAUTHVAULT_DATA_DIR": str(folder / "data")} | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return oauthvault(*arguments, **({"OAUTHVAULT_DATA_DIR": str(folder / "data")} | variables))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -148,8 +137,9 @@ def test_a_secret_is_gone_from_the_environment_once_read_and_there_for_our_child
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ
-        | {"OAUTHVAULT_DATA_DIR": str(tmp_path / "data"), "OAUTHVAULT_SERVICE_KEY": "ovs_x"},
+        env=clean_environment(
+            OAUTHVAULT_DATA_DIR=str(tmp_path / "data"), OAUTHVAULT_SERVICE_KEY="ovs_x"
+        ),
         capture_output=True,
         text=True,
         timeout=60,

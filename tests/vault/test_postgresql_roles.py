@@ -1,6 +1,5 @@
 """One role owns and migrates, another serves; and everything lies in one schema."""
 
-import os
 import secrets
 import subprocess
 import sys
@@ -12,67 +11,42 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from oauthvault.env import child_environment
+from tests.processes import clean_environment, database_url, fresh_database, oauthvault
 
 pytestmark = [pytest.mark.system, pytest.mark.postgres_too]
-
-ADMIN_URL = child_environment().get("DATABASE_URL", "")
 
 
 @pytest.fixture
 def roles() -> Iterator[tuple[str, str, str]]:
-    """Addresses of a fresh database for its owner, for a plain role, and for a superuser."""
-    if not ADMIN_URL.startswith("postgres"):
-        pytest.skip("needs PostgreSQL; runs in the PostgreSQL pass")
+    """Addresses of one fresh database: for its owner, a plain role, and a superuser."""
+    admin_url = database_url()
+    if admin_url is None:
+        pytest.skip("roles are PostgreSQL's; this runs in the PostgreSQL pass")
     tag, password = secrets.token_hex(4), secrets.token_hex(8)
-    database, owner, plain = f"vault_{tag}", f"owner_{tag}", f"plain_{tag}"
-    with psycopg.connect(ADMIN_URL, autocommit=True) as admin:
+    owner, plain = f"owner_{tag}", f"plain_{tag}"
+    with psycopg.connect(admin_url, autocommit=True) as admin:
         for role in (owner, plain):
             admin.execute(
                 sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
                     sql.Identifier(role), sql.Literal(password)
                 )
             )
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {}").format(
-                sql.Identifier(database), sql.Identifier(owner)
-            )
-        )
-        parts = urlsplit(ADMIN_URL)
-        where = parts.netloc.rpartition("@")[2]
-
-        def address(role: str) -> str:
-            netloc = f"{role}:{password}@{where}"
-            return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
-
         try:
-            yield (
-                address(owner),
-                address(plain),
-                urlunsplit(parts._replace(path=f"/{database}")),
-            )
+            with fresh_database(admin_url, owner=owner) as url:
+                parts = urlsplit(url)
+                where = parts.netloc.rpartition("@")[2]
+                yield (
+                    urlunsplit(parts._replace(netloc=f"{owner}:{password}@{where}")),
+                    urlunsplit(parts._replace(netloc=f"{plain}:{password}@{where}")),
+                    url,
+                )
         finally:
-            admin.execute(
-                sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database))
-            )
             for role in (owner, plain):
                 admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("CLAUDE_", "OAUTHVAULT_", "DATABASE_", "REDIS_", "DJANGO_"))
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "oauthvault.cli", *arguments],
-        env=environment | {"OAUTHVAULT_DATA_DIR": str(folder)} | variables,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    return oauthvault(*arguments, **({"OAUTHVAULT_DATA_DIR": str(folder)} | variables))
 
 
 def test_the_serving_role_is_given_what_it_needs_and_owns_nothing(
@@ -100,19 +74,15 @@ def test_a_serving_role_that_could_pass_the_wall_is_refused(
     roles: tuple[str, str, str], tmp_path: Path
 ) -> None:
     owner, _, superuser = roles
-    done = run(
-        tmp_path, "init", DATABASE_URL=superuser, OAUTHVAULT_MIGRATION_DATABASE_URL=owner
-    )
+    done = run(tmp_path, "init", DATABASE_URL=superuser, OAUTHVAULT_MIGRATION_DATABASE_URL=owner)
     assert done.returncode == 1
     assert "row-level security" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_two_that_migrate_at_once_take_turns(
-    roles: tuple[str, str, str], tmp_path: Path
-) -> None:
+def test_two_that_migrate_at_once_take_turns(roles: tuple[str, str, str], tmp_path: Path) -> None:
     owner, _, _ = roles
-    environment = os.environ | {"DATABASE_URL": owner, "OAUTHVAULT_DATA_DIR": str(tmp_path)}
+    environment = clean_environment(DATABASE_URL=owner, OAUTHVAULT_DATA_DIR=str(tmp_path))
     both = [
         subprocess.Popen(
             [sys.executable, "-m", "oauthvault.cli", "migrate", "-v0"],

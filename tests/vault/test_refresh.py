@@ -131,7 +131,9 @@ def test_revocation_during_a_refresh_wins_over_its_save(
 ) -> None:
     upstream.fault("slow", delay_after=0.6)
     outcome: list[object] = []
-    worker = threading.Thread(target=lambda: outcome.extend(in_threads(1, lambda: refresh_one(alice))))
+    worker = threading.Thread(
+        target=lambda: outcome.extend(in_threads(1, lambda: refresh_one(alice)))
+    )
     worker.start()
     wait_for(lambda: RefreshAttempt.objects.exists())
     vault.revoke(tenant=acme, user_id="alice", actor="test", now=time.time())
@@ -153,7 +155,9 @@ def test_a_suspension_during_a_refresh_loses_no_token_and_stays(
     worker.join()
     after = reread(alice)
     assert after.status(now=time.time()) == Status.SUSPENDED
-    assert sealing.open_refresh_token(after).reveal() == upstream.current_login("alice").refresh_token
+    assert (
+        sealing.open_refresh_token(after).reveal() == upstream.current_login("alice").refresh_token
+    )
     assert refresh_one(alice) is None
 
 
@@ -173,7 +177,9 @@ def test_the_save_is_fenced_by_generation_and_not_by_the_lease(
     after = reread(alice)
     assert after.generation == alice.generation + 1
     assert after.lease_id == stolen
-    assert sealing.open_refresh_token(after).reveal() == upstream.current_login("alice").refresh_token
+    assert (
+        sealing.open_refresh_token(after).reveal() == upstream.current_login("alice").refresh_token
+    )
 
 
 def test_an_ended_login_is_said_plainly(

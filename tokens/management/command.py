@@ -31,7 +31,7 @@ class VaultCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except CommandError as error:
-            if not self._called_from_command_line:
+            if not getattr(self, "_called_from_command_line", False):
                 raise
             self.stderr.write(f"oauthvault: {error}")
             sys.exit(error.returncode)

@@ -97,8 +97,10 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='credentials', to='tokens.tenant')),
             ],
             options={
+                'verbose_name': 'credential',
                 'db_table': 'claude_oauth_tokens',
                 'ordering': ('tenant', 'user_id'),
+                'permissions': [('refresh_oauthcredential', 'Can have a credential refreshed now'), ('rotate_oauthcredential', "Can have a credential's token pair replaced now"), ('revoke_oauthcredential', 'Can revoke a credential'), ('suspend_oauthcredential', 'Can suspend and resume a credential')],
             },
         ),
         migrations.CreateModel(

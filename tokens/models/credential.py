@@ -106,6 +106,7 @@ class OAuthCredential(models.Model):
         # The document's name. On PostgreSQL it lies in the schema `oauthvault`.
         db_table = "claude_oauth_tokens"
         ordering = ("tenant", "user_id")
+        verbose_name = "credential"
         # What an operator may do to a credential, each granted by itself.
         permissions: ClassVar = [
             ("refresh_oauthcredential", "Can have a credential refreshed now"),
@@ -211,4 +212,3 @@ class OAuthCredential(models.Model):
     def needs_refresh(self, *, now: float) -> bool:
         """Whether the token is within its threshold, and something can be done about it."""
         return self.can_refresh() and self.expires_in(now=now) <= self.tenant.threshold
-

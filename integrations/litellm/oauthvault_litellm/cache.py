@@ -134,11 +134,14 @@ class TokenCache:
             # A refusal is an answer: a token revoked in the vault is not used from memory.
             self._entries.pop(user, None)
             raise
-        newest = self._entries.get(user)
-        if newest is not None and newest is not entry and newest.token.generation > token.generation:
-            return newest.token  # a 401 was reported meanwhile, and its answer overtook this one
-        bad = newest is not None and newest.known_bad and newest.token.generation == token.generation
-        self._keep(user, token, known_bad=bad)
+        now_known = self._entries.get(user)
+        if now_known is None:
+            self._keep(user, token)
+        elif now_known is not entry and now_known.token.generation > token.generation:
+            return now_known.token  # a 401 was reported meanwhile, and its answer overtook this one
+        else:
+            same = now_known.token.generation == token.generation
+            self._keep(user, token, known_bad=same and now_known.known_bad)
         return token
 
     async def _replace(self, user: str, generation: int) -> AccessToken:

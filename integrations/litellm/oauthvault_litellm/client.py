@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from json import dumps
 from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import quote
@@ -44,7 +45,7 @@ class AccessToken:
             )
         except (ValueError, TypeError, KeyError, AttributeError):
             # Without the cause: a JSON error carries the document it failed on, token and all.
-            raise VaultUnreachable("the vault answered 200 with no token that can be read") from None
+            raise VaultUnreachable("the vault answered without a token that can be read") from None
 
 
 class VaultError(Exception):
@@ -162,6 +163,28 @@ class VaultClient:
         )
         return answer.status_code == httpx.codes.CREATED
 
+    async def relay(
+        self,
+        method: str,
+        path: str,
+        *,
+        user: str | None,
+        content: bytes = b"",
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> httpx.Response:
+        """The vault's answer as it is, for somebody else; `user` None where the path names none.
+
+        Raises :class:`KeyRefused` where the answer is about this client's key and not about the
+        somebody, and :class:`VaultUnreachable`.
+        """
+        answer = await self._once(method, path, user=user, content=content, headers=headers)
+        try:
+            return _checked(answer)
+        except (KeyRefused, VaultUnreachable):
+            raise
+        except VaultError:
+            return answer
+
     async def _ask(
         self,
         method: str,
@@ -175,7 +198,8 @@ class VaultClient:
         deadline = time.monotonic() + self._wait_seconds
         while True:
             try:
-                answer = await self._once(method, path, user=user, json=json, headers=headers)
+                content = b"" if json is None else dumps(json).encode()
+                answer = await self._once(method, path, user=user, content=content, headers=headers)
                 return _checked(answer)
             except RefreshDelayed as delayed:
                 pause = delayed.retry_after
@@ -191,13 +215,17 @@ class VaultClient:
         method: str,
         path: str,
         *,
-        user: str,
-        json: Mapping[str, Any] | None,
+        user: str | None,
+        content: bytes,
         headers: Mapping[str, str],
     ) -> httpx.Response:
-        named = {"X-OAuthVault-User": quote(user, safe=""), **headers}
+        sent = dict(headers)
+        if user is not None:
+            sent["X-OAuthVault-User"] = quote(user, safe="")
+        if content:
+            sent["Content-Type"] = "application/json"
         try:
-            return await self._http.request(method, path, json=json, headers=named)
+            return await self._http.request(method, path, content=content, headers=sent)
         except httpx.HTTPError as error:
             # Without the cause: an httpx error carries the request, and the request carries the
             # service key, sometimes a token.

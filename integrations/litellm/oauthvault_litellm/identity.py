@@ -1,5 +1,7 @@
 """Whose credential a request spends: decided by LiteLLM's authentication, never by the request."""
 
+import unicodedata
+
 from oauthvault_litellm.refusals import Refusal
 
 DEFAULT_USER = "default"
@@ -48,4 +50,4 @@ def credential_owner(user_id: str | None, *, multi_user: bool) -> str:
 
 
 def _printable(name: str) -> bool:
-    return not any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 for c in name)
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)

@@ -8,8 +8,7 @@ from oauthvault_litellm.secret import Secret
 
 PROVIDER = "anthropic"
 OAUTH_BETA = "oauth-2025-04-20"
-# LiteLLM tells an OAuth token by this and sends any other one beside the deployment's x-api-key.
-TOKEN_PREFIX = "sk-ant-oat"
+OAUTH_PREFIX = "sk-ant-oat"
 _CREDENTIALS = ("authorization", "x-api-key")
 
 
@@ -25,6 +24,11 @@ def is_allowed(address: str, allowed_hosts: frozenset[str]) -> bool:
     if host is None or "\\" in address or any(c.isspace() for c in address) or "@" in parts.netloc:
         return False
     return host.lower().rstrip(".") in allowed_hosts
+
+
+def is_oauth_token(token: Secret) -> bool:
+    """Whether LiteLLM will take it for one. Any other it sends beside the deployment's API key."""
+    return token.reveal().startswith(OAUTH_PREFIX)
 
 
 def with_token(
@@ -73,7 +77,9 @@ _BETA = "anthropic-beta"
 def _entries(given: Any) -> list[dict[str, Any]]:
     """LiteLLM keeps one entry as itself and several as a list. Copies, so that nothing shared
     between requests or attempts is changed."""
-    several: Iterable[Any] = () if given is None else [given] if isinstance(given, Mapping) else given
+    if given is None:
+        return []
+    several: Iterable[Mapping[str, Any]] = [given] if isinstance(given, Mapping) else given
     return [dict(entry) for entry in several]
 
 

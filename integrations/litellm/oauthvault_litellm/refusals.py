@@ -26,53 +26,45 @@ class Refusal(Exception):
 
 def refusal_for(error: VaultError, *, user: str) -> Refusal:
     """The vault's error as the caller of LiteLLM should see it."""
+    status, sentence = _told(error, user)
+    return Refusal(status, sentence, code=error.code, retry_after=error.retry_after)
+
+
+def _told(error: VaultError, user: str) -> tuple[int, str]:
+    why = _sentence(error.detail)
     match error:
         case NoToken():
-            status, sentence = 401, (
-                f"No OAuth token found for user {user!r}. Store the Claude credential of this "
-                "user in the vault (PUT /auth/claude/token, or `oauthvault import_credentials`) "
-                "and send the request again."
-            )
-        case TokenUnusable():
-            status, sentence = 401, (
-                f"OAuth token expired for user {user!r}: {_sentence(error.detail)} Sign in to "
-                "Claude again and store the new credential in the vault "
-                "(PUT /auth/claude/token, or `oauthvault import_credentials`)."
-            )
+            return 401, f"No OAuth token found for user {user!r}. {_STORE}"
         case TokenWithheld() if error.code == "revoked":
-            status, sentence = 401, (
-                f"The OAuth token of user {user!r} was revoked. Store a new credential in the "
-                "vault (PUT /auth/claude/token, or `oauthvault import_credentials`)."
-            )
+            return 401, f"The OAuth token of user {user!r} was revoked. {_STORE}"
+        case TokenUnusable():
+            return 401, f"OAuth token expired for user {user!r}: {why} Sign in to Claude. {_STORE}"
         case TokenWithheld():
-            status, sentence = 403, (
-                f"The OAuth token of user {user!r} is withheld ({error.code}): "
-                f"{_sentence(error.detail)} Ask the operator of the vault."
+            return 403, (
+                f"The OAuth token of user {user!r} is withheld ({error.code}): {why} "
+                "Ask the operator of the vault."
             )
         case RefreshDelayed():
-            status = 429 if error.status == 429 else 503
-            sentence = (
-                f"Failed to refresh token of user {user!r} for now ({error.code}): "
-                f"{_sentence(error.detail)} Send the request again later."
+            return 429 if error.status == 429 else 503, (
+                f"Failed to refresh token of user {user!r} for now ({error.code}): {why} {_LATER}"
             )
         case KeyRefused():
-            # Not the caller's fault, and no 401: their own key is fine.
-            status, sentence = 503, (
-                f"The token vault does not accept this proxy ({error.code}): "
-                f"{_sentence(error.detail)} The operator of the proxy must look at "
-                "claude_oauth.vault_key and claude_oauth.multi_user."
+            # No 401: the caller's own key is fine.
+            return 503, (
+                f"The token vault does not accept this proxy ({error.code}): {why} The operator "
+                "of the proxy must look at claude_oauth.vault_key and claude_oauth.multi_user."
             )
         case VaultUnreachable():
-            status, sentence = 503, (
-                f"No token for user {user!r} for now: {_sentence(error.detail)} "
-                "Send the request again later."
-            )
+            return 503, f"No token for user {user!r} for now: {why} {_LATER}"
         case _:
-            status, sentence = 503, (
-                f"No token for user {user!r}: the token vault answered {error.code}: "
-                f"{_sentence(error.detail)}"
-            )
-    return Refusal(status, sentence, code=error.code, retry_after=error.retry_after)
+            return 503, f"No token for user {user!r} ({error.code}): {why}"
+
+
+_STORE = (
+    "Store the Claude credential of this user in the vault (PUT /auth/claude/token, or "
+    "`oauthvault import_credentials`) and send the request again."
+)
+_LATER = "Send the request again later."
 
 
 def may_fall_back(error: VaultError) -> bool:

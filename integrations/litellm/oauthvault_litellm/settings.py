@@ -245,9 +245,7 @@ def _refresh(reader: _Reader) -> RefreshPolicy:
     value = reader.raw("auto_refresh")
     threshold = reader.whole("refresh_threshold", least=0)
     if not isinstance(value, Mapping):
-        return RefreshPolicy(
-            enabled=reader.optional_boolean("auto_refresh"), threshold=threshold
-        )
+        return RefreshPolicy(enabled=reader.optional_boolean("auto_refresh"), threshold=threshold)
     level = reader.level("auto_refresh", value)
     inner = level.whole("threshold", least=0)
     if threshold is not None and inner is not None and threshold != inner:
@@ -297,9 +295,7 @@ def _vault_url(reader: _Reader, environ: Mapping[str, str]) -> str:
     return value.rstrip("/")
 
 
-def _vault_key(
-    reader: _Reader, environ: Mapping[str, str], *, required: bool
-) -> Secret | None:
+def _vault_key(reader: _Reader, environ: Mapping[str, str], *, required: bool) -> Secret | None:
     key = reader.secret("vault_key")
     if key is None:
         value = _from_environment_or_file("OAUTHVAULT_SERVICE_KEY", environ)

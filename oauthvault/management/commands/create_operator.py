@@ -25,7 +25,9 @@ class Command(VaultCommand):
         if users.objects.filter(username=options["name"]).exists():
             raise CommandError(f"there is an operator {options['name']!r} already")
         password = (
-            getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().strip("\n")
+            getpass.getpass("Password: ")
+            if sys.stdin.isatty()
+            else sys.stdin.readline().strip("\n")
         )
         try:
             validate_password(password)

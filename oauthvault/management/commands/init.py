@@ -6,7 +6,6 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import AbstractUser
 from django.core.management import call_command
 from django.db import connection, connections
 
@@ -125,9 +124,7 @@ def refuse_powerful_role() -> None:
     if "owner" not in connections.databases:
         return
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
-        )
+        cursor.execute("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
         powerful = cursor.fetchone()[0]
     if powerful:
         raise ConfigurationError(

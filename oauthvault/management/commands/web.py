@@ -17,6 +17,9 @@ def command_line() -> list[str]:
         *("--host", settings.OAUTHVAULT_HOST, "--port", str(settings.OAUTHVAULT_PORT)),
         *("--workers", str(settings.OAUTHVAULT_WEB_WORKERS)),
         *("--blocking-threads", str(settings.OAUTHVAULT_WEB_THREADS)),
+        # Milliseconds. A client that never finishes its request must not hold up a shutdown
+        # for longer; httpx lets go of an idle connection after five seconds by itself.
+        *("--http1-header-read-timeout", "8000"),
         # A crashed worker is replaced without its neighbours losing a connection.
         "--respawn-failed-workers",
         # An access log would hold every caller's address and query string.

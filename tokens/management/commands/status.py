@@ -28,7 +28,7 @@ class Command(VaultCommand):
         credential = vault.describe(tenant=tenant, user_id=options["user"])
         if credential is None:
             raise NoToken(f"No OAuth token found for user {options['user']} of {tenant.slug}")
-        facts = {
+        facts: dict[str, Any] = {
             "tenant": tenant.slug,
             "user_id": credential.user_id,
             "status": str(credential.status(now=now)),

@@ -7,7 +7,10 @@ from tokens.tenants import suspend_tenant
 
 
 class Command(VaultCommand):
-    help = "Stop handing out and refreshing a user's credential (or everything of a tenant). Nothing is lost."
+    help = (
+        "Stop handing out and refreshing a user's credential, or everything of a tenant. "
+        "Nothing is lost by it."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_tenant(parser)

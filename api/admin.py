@@ -1,0 +1,331 @@
+"""API keys for operators: listed, made, revoked. A key's text is on one page, once."""
+
+import secrets
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+)
+
+from api.keys import BadKeyRequest, NewKey, Scope, create_key, revoke_key
+from api.models import ApiKey, KeyKind
+from tokens import clock
+from tokens.admin import facts
+from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
+from tokens.admin.base import operator
+from tokens.admin.times import moment
+from tokens.models import AuditEvent, Tenant
+
+_DAY = 86_400
+# What the session remembers of forms that have made their key: never a key.
+_USED_FORMS, _REMEMBERED = "api_key_forms", 20
+
+
+def _told(key: ApiKey) -> str:
+    return f"{key.prefix}… ({key.tenant.slug})"
+
+
+def _revoke(key: ApiKey, actor: str, now: float) -> Result:
+    revoke_key(key=key, actor=actor, now=now)
+    return Result(text=_("%(name)s: revoked.") % {"name": _told(key)})
+
+
+REVOKE = Act(
+    name="revoke",
+    permission="delete",
+    title=gettext_lazy("Revoke key"),
+    icon="key_off",
+    dangerous=True,
+    button=lambda n: ngettext("Revoke %(n)d key", "Revoke %(n)d keys", n) % {"n": n},
+    question=lambda n: ngettext("Revoke this key?", "Revoke these %(n)d keys?", n) % {"n": n},
+    means=gettext_lazy(
+        "From the next request on it is refused, for ever. Whoever uses it needs another one; "
+        "for a change without a gap make the new key first."
+    ),
+    effect=lambda key, now: _("Refused from the next request on."),
+    refusal=lambda key, now: _("It is revoked already.") if key.revoked_at is not None else None,
+    perform=one_by_one(_revoke),
+)
+
+
+class NewKeyForm(forms.Form):
+    """What `oauthvault create_key` asks, on a page."""
+
+    tenant = forms.ModelChoiceField(
+        label=gettext_lazy("Tenant"),
+        queryset=Tenant.objects.order_by("slug"),
+        widget=UnfoldAdminSelectWidget(),
+    )
+    user_id = forms.CharField(
+        label=gettext_lazy("User"),
+        required=False,
+        strip=False,
+        max_length=256,
+        help_text=gettext_lazy(
+            "Empty: a service key, for the tenant's LiteLLM. Else a key of this one user."
+        ),
+        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"}),
+    )
+    label = forms.CharField(
+        label=gettext_lazy("Label"),
+        required=False,
+        max_length=200,
+        help_text=gettext_lazy("For people: where this key is used."),
+        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"}),
+    )
+    scopes = forms.MultipleChoiceField(
+        label=gettext_lazy("Scopes"),
+        required=False,
+        choices=[(scope.value, scope.value) for scope in Scope],
+        help_text=gettext_lazy(
+            "None: all of them for a service key; for a user key all that concern its own "
+            "credential, without reading the token."
+        ),
+        widget=UnfoldAdminCheckboxSelectMultipleWidget(),
+    )
+    networks = forms.CharField(
+        label=gettext_lazy("Networks"),
+        required=False,
+        max_length=2000,
+        help_text=gettext_lazy(
+            "Where it may come from, like 10.1.2.0/24, one on each line. Empty: anywhere."
+        ),
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 2}),
+    )
+    days = forms.IntegerField(
+        label=gettext_lazy("Valid for"),
+        required=False,
+        min_value=1,
+        max_value=3660,
+        help_text=gettext_lazy("Days. Empty: until it is revoked."),
+        widget=UnfoldAdminIntegerFieldWidget(),
+    )
+    # Sending a form a second time, by reloading the page, makes no second key.
+    once = forms.CharField(widget=forms.HiddenInput, max_length=64)
+
+    def make(self, *, actor: str, now: float) -> NewKey | None:
+        """The key, or None and an error in the form."""
+        chosen = self.cleaned_data
+        try:
+            return create_key(
+                tenant=chosen["tenant"],
+                user_id=chosen["user_id"],
+                scopes=chosen["scopes"],
+                networks=chosen["networks"].replace(",", " ").split(),
+                expires_at=int(now) + chosen["days"] * _DAY if chosen["days"] else None,
+                label=chosen["label"],
+                actor=actor,
+                now=now,
+            )
+        except BadKeyRequest as refusal:
+            self.add_error(None, refusal.detail)
+            return None
+
+
+class StateFilter(DropdownFilter):
+    title = gettext_lazy("state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [
+            ("active", gettext_lazy("active")),
+            ("expired", gettext_lazy("expired")),
+            ("revoked", gettext_lazy("revoked")),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        now = int(clock.now())
+        wanted = self.value()
+        if wanted == "active":
+            return queryset.filter(revoked_at=None).exclude(expires_at__lte=now)
+        if wanted == "expired":
+            return queryset.filter(revoked_at=None, expires_at__lte=now)
+        if wanted == "revoked":
+            return queryset.filter(revoked_at__isnull=False)
+        return queryset
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ActingModelAdmin):
+    list_display = (
+        "key", "state", "kind", "tenant_name", "user", "label", "scope_names", "network_names",
+        "expiry", "last_use",
+    )  # fmt: skip
+    list_display_links = ("key",)
+    list_filter = (("tenant", RelatedDropdownFilter), StateFilter)
+    list_select_related = ("tenant",)
+    list_fullwidth = True
+    search_fields = ("prefix", "user_id", "label")
+    search_help_text = gettext_lazy("First characters, user or label")
+    ordering = ("tenant_id", "-created_at", "-pk")
+    fields = (
+        ("key", "state"), ("tenant_name", "kind"), ("user", "label"),
+        ("scope_names", "network_names"), ("expiry", "last_use"), ("created", "revocation"),
+    )  # fmt: skip
+    readonly_fields = (
+        "key", "state", "kind", "tenant_name", "user", "label", "scope_names", "network_names",
+        "expiry", "last_use", "created", "revocation",
+    )  # fmt: skip
+    acts = (REVOKE,)
+    actions = ("revoke_many",)
+    actions_detail = ("revoke_one",)
+
+    revoke_one, revoke_many = pages(REVOKE)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("api.add_apikey")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """The right to revoke. A row is never deleted: see `delete_view`."""
+        return request.user.has_perm("api.delete_apikey")
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: Any = None
+    ) -> HttpResponse:
+        raise PermissionDenied
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions: dict[str, Any] = super().get_actions(request)
+        actions.pop("delete_selected", None)
+        return actions
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
+        return super().get_queryset(request).select_related("tenant").defer("digest")
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        if request.method != "POST":
+            form = NewKeyForm(initial={"once": secrets.token_urlsafe(16)})
+            return self._form_page(request, form)
+        form = NewKeyForm(request.POST)
+        if not form.is_valid():
+            return self._form_page(request, form)
+        used = request.session.get(_USED_FORMS, [])
+        if form.cleaned_data["once"] in used:
+            self.message_user(
+                request,
+                _("This form has made its key already, and a key is shown once. Revoke that key "
+                  "if it was not written down, and make another."),
+                messages.WARNING,
+            )  # fmt: skip
+            return HttpResponseRedirect(reverse("admin:api_apikey_changelist"))
+        new = form.make(actor=operator(request), now=clock.now())
+        if new is None:
+            return self._form_page(request, form)
+        request.session[_USED_FORMS] = [*used, form.cleaned_data["once"]][-_REMEMBERED:]
+        return self._shown_once(request, new)
+
+    def _form_page(self, request: HttpRequest, form: NewKeyForm) -> HttpResponse:
+        request.current_app = self.admin_site.name
+        return TemplateResponse(
+            request,
+            "admin/api/apikey/new.html",
+            {
+                **self.admin_site.each_context(request),
+                "title": _("New API key"),
+                "opts": self.opts,
+                "form": form,
+                "back": reverse("admin:api_apikey_changelist"),
+            },
+        )
+
+    def _shown_once(self, request: HttpRequest, new: NewKey) -> HttpResponse:
+        """The answer to the POST itself: no address leads here, and nothing keeps it."""
+        request.current_app = self.admin_site.name
+        response = TemplateResponse(
+            request,
+            "admin/api/apikey/shown_once.html",
+            {
+                **self.admin_site.each_context(request),
+                "title": _("New API key"),
+                "opts": self.opts,
+                "key": new.row,
+                "key_text": new.text.reveal(),
+                "expiry": moment(new.row.expires_at, now=clock.now(), never=_("never")),
+                "page": reverse("admin:api_apikey_change", args=[new.row.pk]),
+            },
+        )
+        response["Cache-Control"] = "no-store"
+        return response
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        context["show_delete"] = False
+        self.leave_out_impossible(context, context["original"], now=clock.now())
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def history_of(self, obj: ApiKey) -> QuerySet[AuditEvent]:
+        return AuditEvent.objects.filter(tenant=obj.tenant, detail__key=obj.prefix)
+
+    def tell(self, row: ApiKey, *, now: float) -> ApiKey:
+        row.told_as = _told(row)  # type: ignore[attr-defined]
+        row.told_state = self.state(row)  # type: ignore[attr-defined]
+        return row
+
+    @admin.display(description=gettext_lazy("key"), ordering="prefix")
+    def key(self, key: ApiKey) -> SafeString:
+        return format_html("<code>{}…</code>", key.prefix)
+
+    @admin.display(description=gettext_lazy("state"))
+    def state(self, key: ApiKey) -> SafeString:
+        if key.revoked_at is not None:
+            return facts.badge(gettext_lazy("revoked"), "plain")
+        if key.expires_at is not None and key.expires_at <= clock.now():
+            return facts.badge(gettext_lazy("expired"), "uneasy")
+        return facts.badge(gettext_lazy("active"), "good")
+
+    @admin.display(description=gettext_lazy("tenant"))
+    def tenant_name(self, key: ApiKey) -> str:
+        return key.tenant.slug
+
+    @admin.display(description=gettext_lazy("user"), ordering="user_id")
+    def user(self, key: ApiKey) -> str:
+        if key.kind == KeyKind.SERVICE:
+            return _("any, as each request names")
+        return key.user_id
+
+    @admin.display(description=gettext_lazy("scopes"))
+    def scope_names(self, key: ApiKey) -> str:
+        if set(key.scopes) == {scope.value for scope in Scope}:
+            return _("all")
+        return ", ".join(key.scopes)
+
+    @admin.display(description=gettext_lazy("networks"))
+    def network_names(self, key: ApiKey) -> str:
+        return ", ".join(key.networks) or _("anywhere")
+
+    @admin.display(description=gettext_lazy("expires"), ordering="expires_at")
+    def expiry(self, key: ApiKey) -> SafeString:
+        return moment(key.expires_at, now=clock.now(), never=_("never"))
+
+    @admin.display(description=gettext_lazy("last used"), ordering="last_used_at")
+    def last_use(self, key: ApiKey) -> SafeString:
+        return moment(key.last_used_at, now=clock.now(), never=_("never"))
+
+    @admin.display(description=gettext_lazy("created"))
+    def created(self, key: ApiKey) -> SafeString:
+        return moment(key.created_at.timestamp(), now=clock.now())
+
+    @admin.display(description=gettext_lazy("revoked"))
+    def revocation(self, key: ApiKey) -> SafeString:
+        return moment(key.revoked_at, now=clock.now(), never=_("no"))

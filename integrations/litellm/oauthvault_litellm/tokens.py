@@ -1,0 +1,75 @@
+"""Tokens for LiteLLM's callers: the vault, the memory in front of it, and the block's own offer."""
+
+import asyncio
+import logging
+
+from oauthvault_litellm.cache import TokenCache
+from oauthvault_litellm.client import AccessToken, VaultClient, VaultError, VaultUnreachable
+from oauthvault_litellm.identity import DEFAULT_USER
+from oauthvault_litellm.secret import Secret
+from oauthvault_litellm.settings import OfferedCredential, Settings, SettingsError
+
+logger = logging.getLogger("oauthvault_litellm")
+
+
+class Tokens:
+    """Belongs to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.vault_key is None:
+            raise SettingsError("claude_oauth.vault_key (or OAUTHVAULT_SERVICE_KEY) is missing")
+        # Where every user has their own, nobody is user `default`.
+        self._offered = None if settings.multi_user else settings.offered
+        self._offering: asyncio.Task[None] | None = None
+        self.vault = VaultClient(
+            url=settings.vault_url, key=settings.vault_key, wait_seconds=settings.wait_seconds
+        )
+        self._cache = TokenCache(
+            self.vault,
+            cache_seconds=settings.cache_seconds,
+            max_stale_seconds=settings.max_stale_seconds,
+        )
+
+    async def of(self, user: str) -> AccessToken:
+        """The user's token. Raises :class:`VaultError` where there is none to use."""
+        if self._offered is not None:
+            await self._offer_once(self._offered)
+        return await self._cache.token(user)
+
+    async def rejected(self, user: str, token: Secret) -> None:
+        """Upstream answered 401 to this token. Raises :class:`VaultError` if none replaces it."""
+        await self._cache.rejected(user, token)
+
+    def forget(self, user: str) -> None:
+        """Something was changed in the vault: ask again at the next request."""
+        self._cache.forget(user)
+
+    async def aclose(self) -> None:
+        await self.vault.aclose()
+
+    async def _offer_once(self, offered: OfferedCredential) -> None:
+        """Before the first question of this process; at the next one if the vault was away."""
+        if self._offering is None:
+            self._offering = asyncio.create_task(self._offer(offered))
+        try:
+            await asyncio.shield(self._offering)
+        except VaultUnreachable:
+            self._offering = None
+            raise
+
+    async def _offer(self, offered: OfferedCredential) -> None:
+        try:
+            taken = await self.vault.offer(DEFAULT_USER, offered)
+        except VaultUnreachable:
+            raise
+        except VaultError as error:
+            logger.warning(
+                "the vault did not take the tokens of claude_oauth (%s): %s",
+                error.code,
+                error.detail,
+            )
+        else:
+            logger.info(
+                "the tokens of claude_oauth were %s",
+                "stored in the vault" if taken else "not needed: the vault knows user 'default'",
+            )

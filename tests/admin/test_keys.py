@@ -1,0 +1,112 @@
+"""A key is shown once: on the page that answers its making, and nowhere afterwards."""
+
+import re
+from collections.abc import Callable
+
+from django.contrib.sessions.models import Session
+from django.test import Client
+
+from api.keys import create_key, find_key
+from api.models import ApiKey
+from tokens.models import AuditEvent, Tenant
+
+LIST = "/admin/api/apikey/"
+
+
+def make(client: Client, tenant: Tenant, **more: object) -> tuple[str, dict[str, object]]:
+    form = client.get(f"{LIST}add/").context["form"]
+    content = {"tenant": tenant.pk, "once": form.initial["once"], **more}
+    return _post(client, content), content
+
+
+def _post(client: Client, content: dict[str, object]) -> str:
+    answer = client.post(f"{LIST}add/", content)
+    assert answer.status_code == 200
+    assert "no-store" in answer["Cache-Control"]
+    return answer.content.decode()
+
+
+def shown(page: str) -> str:
+    found = re.search(r'id="new-key">(ov[su]_[A-Za-z0-9_-]+)<', page)
+    assert found is not None
+    return found[1]
+
+
+def test_a_key_is_shown_once_and_kept_nowhere(root: Client, acme: Tenant) -> None:
+    """Not in a later page, message, cookie, session, history or audit event."""
+    page, _ = make(root, acme, label="LiteLLM", networks="10.1.2.0/24", days=30)
+    text = shown(page)
+    key = find_key(text)
+    assert key is not None
+    assert key.networks == ["10.1.2.0/24"]
+    assert key.expires_at is not None
+    secret = text[12:]
+    assert page.count(secret) == 1
+    for address in (
+        LIST, f"{LIST}{key.pk}/change/", f"{LIST}{key.pk}/history/", f"{LIST}{key.pk}/revoke/",
+        "/admin/", "/admin/tokens/auditevent/", f"{LIST}add/", f"{LIST}?q={key.prefix}",
+    ):  # fmt: skip
+        answer = root.get(address)
+        assert answer.status_code == 200, address
+        assert secret not in answer.content.decode(), address
+    assert all(secret not in morsel.value for morsel in root.cookies.values())
+    assert all(secret not in str(each.get_decoded()) for each in Session.objects.all())
+    assert all(secret not in str(event.detail) for event in AuditEvent.objects.all())
+    assert AuditEvent.objects.get(action="create_key").actor == "operator operator-0"
+    assert "create key" in root.get(f"{LIST}{key.pk}/history/").content.decode()
+
+
+def test_reloading_the_page_makes_no_second_key(root: Client, acme: Tenant) -> None:
+    _, content = make(root, acme)
+    again = root.post(f"{LIST}add/", content)
+    assert again.status_code == 302
+    assert ApiKey.objects.count() == 1
+
+
+def test_a_user_key_names_its_user(root: Client, acme: Tenant) -> None:
+    page, _ = make(root, acme, user_id="alice", scopes=["status:read"])
+    key = find_key(shown(page))
+    assert key is not None
+    assert (key.user_id, key.scopes) == ("alice", ["status:read"])
+    assert shown(page).startswith("ovu_")
+
+
+def test_what_cannot_be_is_said_in_the_form(root: Client, acme: Tenant) -> None:
+    for wrong in (
+        {"networks": "10.1.2.3/24"}, {"user_id": "default"}, {"scopes": ["everything"]},
+        {"days": 0}, {"once": ""},
+    ):  # fmt: skip
+        page, _ = make(root, acme, **wrong)
+        assert 'role="alert"' in page or "once" in wrong
+        assert "new-key" not in page
+    assert not ApiKey.objects.exists()
+
+
+def test_a_key_is_revoked_after_asking(
+    root: Client, acme: Tenant, staff: Callable[..., Client]
+) -> None:
+    key = create_key(tenant=acme, actor="test", now=0).row
+    page = f"{LIST}{key.pk}/revoke/"
+    assert staff("api.view_apikey").post(page, {"confirmed": "yes"}).status_code == 403
+    assert "Revoke this key?" in root.get(page).content.decode()
+    key.refresh_from_db()
+    assert key.revoked_at is None
+    root.post(page, {"confirmed": "yes"})
+    key.refresh_from_db()
+    assert key.revoked_at is not None
+    assert AuditEvent.objects.get(action="revoke_key").actor.startswith("operator ")
+
+
+def test_a_key_is_never_deleted_or_edited(root: Client, acme: Tenant) -> None:
+    key = create_key(tenant=acme, actor="test", now=0).row
+    assert root.post(f"{LIST}{key.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert root.post(f"{LIST}{key.pk}/change/", {"label": "x"}).status_code == 403
+    root.post(LIST, {"action": "delete_selected", "_selected_action": [key.pk], "post": "yes"})
+    assert ApiKey.objects.filter(pk=key.pk).exists()
+
+
+def test_to_see_keys_is_not_to_make_them(staff: Callable[..., Client], acme: Tenant) -> None:
+    client = staff("api.view_apikey")
+    assert client.get(LIST).status_code == 200
+    assert client.get(f"{LIST}add/").status_code == 403
+    assert client.post(f"{LIST}add/", {"tenant": acme.pk, "once": "x"}).status_code == 403

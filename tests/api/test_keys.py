@@ -1,0 +1,217 @@
+"""Who may ask: one answer for every key that is not good, and scopes for those that are."""
+
+import time
+
+import pytest
+
+from api import usage
+from api.keys import Scope, find_key, revoke_key
+from api.models import ApiKey
+from tests.api.conftest import Caller
+from tests.conftest import MakeKey, Store
+from tests.simulator import Simulator
+from tokens.models import OAuthCredential, Tenant
+from tokens.tenants import resume_tenant, suspend_tenant
+
+# Everything that wants a key, with a body that would be good.
+ROUTES = [
+    ("GET", "status", None, Scope.STATUS_READ),
+    ("POST", "refresh", None, Scope.TOKEN_REFRESH),
+    ("DELETE", "revoke", None, Scope.TOKEN_REVOKE),
+    ("GET", "token", None, Scope.TOKEN_READ),
+    ("PUT", "token", {}, Scope.TOKEN_WRITE),
+    ("POST", "token/rejected", {"generation": 1}, Scope.TOKEN_READ),
+    ("POST", "token/identify", {"access_token": "x"}, Scope.TOKEN_IDENTIFY),
+    ("GET", "credentials", None, Scope.STATUS_READ),
+    ("GET", "stats", None, Scope.STATS_READ),
+]
+each_route = pytest.mark.parametrize(
+    ("method", "path", "body", "scope"), ROUTES, ids=lambda value: str(value)[:20]
+)
+
+
+@each_route
+def test_without_a_good_key_every_address_gives_the_same_401(
+    ask: Caller, acme: Tenant, acme_key: str, make_key: MakeKey, method: str, path: str,
+    body: object, scope: str,
+) -> None:  # fmt: skip
+    revoked = make_key(acme)
+    row = find_key(revoked)
+    assert row is not None
+    revoke_key(key=row, actor="test", now=time.time())
+    keys = [
+        "nonsense",
+        "ovs_" + "x" * 43,
+        "ovs_ünïcødé" + "x" * 43,
+        acme_key + "x",
+        acme_key.replace("ovs_", "ovu_"),
+        acme_key.upper(),
+        revoked,
+        make_key(acme, expires_at=int(time.time()) - 1),
+        make_key(acme, networks=["10.1.2.0/24"]),
+        make_key(acme, networks=["2001:db8::/48"]),
+    ]
+    answers = [ask(method, path, json=body, headers={"Authorization": f"Bearer {k}".encode().decode("latin-1")}, user="alice") for k in keys]  # fmt: skip
+    answers += [
+        ask(method, path, json=body, headers={"Authorization": acme_key}),
+        ask(method, path, json=body, headers={"Authorization": f"Basic {acme_key}"}),
+        ask(method, path, json=body, headers={"Authorization": "Bearer"}),
+    ]
+    if path != "stats":
+        answers.append(ask(method, path, json=body, user="alice"))
+    assert len({str(answer.without_request_id) for answer in answers}) == 1
+    assert (answers[0].status, answers[0].code) == (401, "invalid_key")
+    assert answers[0].headers["WWW-Authenticate"] == "Bearer"
+    assert "acme" not in answers[0].text
+
+
+@each_route
+def test_each_address_wants_its_scope(
+    ask: Caller, acme: Tenant, make_key: MakeKey, method: str, path: str, body: object, scope: str
+) -> None:
+    others = [str(other) for other in Scope if other != scope]
+    refused = ask(method, path, json=body, key=make_key(acme, scopes=others), user="alice")
+    assert (refused.status, refused.code) == (403, "insufficient_scope")
+    passed = ask(method, path, json=body, key=make_key(acme, scopes=[scope]), user="alice")
+    assert passed.status in (200, 404, 422)
+
+
+@each_route
+def test_a_suspended_tenant_is_refused_everywhere_until_it_is_resumed(
+    ask: Caller, acme: Tenant, acme_key: str, alice_key: str, method: str, path: str,
+    body: object, scope: str,
+) -> None:  # fmt: skip
+    suspend_tenant(tenant=acme, actor="test", now=time.time())
+    for key in (acme_key, alice_key):
+        answer = ask(method, path, json=body, key=key, user="alice")
+        assert (answer.status, answer.code) == (403, "tenant_suspended")
+    resume_tenant(tenant=acme, actor="test", now=time.time())
+    assert ask(method, path, json=body, key=acme_key, user="alice").status in (200, 404, 422)
+
+
+def test_a_revoked_key_is_refused_on_the_next_request(ask: Caller, acme_key: str) -> None:
+    assert ask("GET", "status", key=acme_key, user="alice").status == 200
+    row = find_key(acme_key)
+    assert row is not None
+    revoke_key(key=row, actor="test", now=time.time())
+    assert ask("GET", "status", key=acme_key, user="alice").code == "invalid_key"
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [("10.1.2.3", 200), ("::ffff:10.1.2.3", 200), ("10.1.3.3", 401), ("127.0.0.1", 401),
+     ("2001:db8::7", 200), ("", 401)],
+)  # fmt: skip
+def test_a_key_is_good_from_its_networks_whatever_headers_say(
+    ask: Caller, acme: Tenant, make_key: MakeKey, address: str, status: int
+) -> None:
+    key = make_key(acme, networks=["10.1.2.0/24", "2001:db8::/48"])
+    forged = {"X-Forwarded-For": "10.1.2.3", "Forwarded": "for=10.1.2.3", "X-Real-IP": "10.1.2.3"}
+    answer = ask("GET", "status", key=key, user="a", headers=forged, REMOTE_ADDR=address)
+    assert answer.status == status
+
+
+def test_the_scheme_is_read_in_any_case(ask: Caller, acme_key: str) -> None:
+    answer = ask("GET", "status", user="a", headers={"Authorization": f"bearer  {acme_key} "})
+    assert answer.status == 200
+
+
+def test_the_last_use_of_a_key_is_written_behind_the_requests(ask: Caller, acme_key: str) -> None:
+    ask("GET", "status", key=acme_key, user="alice")
+    row = ApiKey.objects.get()
+    assert row.last_used_at is None
+    usage.write()
+    row.refresh_from_db()
+    assert row.last_used_at is not None
+    assert abs(row.last_used_at - time.time()) < 5
+    ask("GET", "status", key=acme_key, user="alice")
+    assert not usage._used, "written a moment ago: not again within the minute"
+
+
+# --- users -----------------------------------------------------------------------------------
+
+
+def test_a_tenant_of_many_users_must_be_told_which(ask: Caller, acme_key: str) -> None:
+    for method, path, body, _ in ROUTES[:6]:
+        answer = ask(method, path, json=body, key=acme_key)
+        assert (answer.status, answer.code) == (400, "user_required")
+        answer = ask(method, path, json=body, key=acme_key, user="default")
+        assert (answer.status, answer.code) == (400, "invalid_request")
+
+
+def test_the_default_tenant_means_its_default_user(
+    ask: Caller, default_tenant: Tenant, make_key: MakeKey, store: Store, upstream: Simulator
+) -> None:
+    key = make_key(default_tenant)
+    store(default_tenant, "default", upstream.new_login("default"))
+    assert ask("GET", "status", key=key).json["user_id"] == "default"
+    assert ask("GET", "token", key=key).status == 200
+    assert ask("GET", "status", key=key, user="default").json["authenticated"] is True
+    assert ask("GET", "status", key=key, user="alice").json["authenticated"] is False
+    # The setting that makes the tenant one of many users:
+    Tenant.objects.filter(pk=default_tenant.pk).update(has_default_user=False)
+    assert ask("GET", "token", key=key).code == "user_required"
+    assert ask("GET", "token", key=key, user="default").code == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["%", "%zz", "100%", "%C3%28", "%ED%A0%80", "ü", "%00", "a%0Ab", "%7F", "%C2%85", "x" * 257,
+     "%C3%BC" * 257, "%41" * 5000],
+    ids=lambda value: str(value)[:12],
+)  # fmt: skip
+def test_a_user_id_that_is_none_is_refused(ask: Caller, acme_key: str, value: str) -> None:
+    answer = ask("GET", "status", key=acme_key, headers={"X-OAuthVault-User": value})
+    assert (answer.status, answer.code) == (400, "invalid_request")
+
+
+def test_an_empty_user_id_names_nobody(
+    ask: Caller, acme_key: str, default_tenant: Tenant, make_key: MakeKey
+) -> None:
+    for key in (acme_key, make_key(default_tenant)):
+        answer = ask("GET", "token", key=key, headers={"X-OAuthVault-User": ""})
+        assert (answer.status, answer.code) == (400, "user_required")
+
+
+def test_a_user_key_is_good_for_its_own_user_only(
+    ask: Caller, acme: Tenant, alice_key: str, make_key: MakeKey, store: Store, upstream: Simulator
+) -> None:
+    store(acme, "alice", upstream.new_login("alice"))
+    store(acme, "bob", upstream.new_login("bob"))
+    assert ask("GET", "status", key=alice_key).json["user_id"] == "alice"
+    assert ask("GET", "status", key=alice_key, user="alice").json["user_id"] == "alice"
+    reader = make_key(acme, user_id="alice", scopes=[str(scope) for scope in Scope])
+    for method, path, body, _ in ROUTES:
+        for other in ("bob", "nobody", "Alice", "alice "):
+            answer = ask(method, path, json=body, key=reader, user=other)
+            assert (answer.status, answer.code) == (403, "insufficient_scope")
+    assert OAuthCredential.objects.filter(standing="active").count() == 2
+
+
+def test_a_user_key_reads_the_token_only_if_that_was_granted(
+    ask: Caller, acme: Tenant, alice_key: str, make_key: MakeKey, store: Store, upstream: Simulator
+) -> None:
+    login = upstream.new_login("alice")
+    store(acme, "alice", login)
+    assert ask("GET", "token", key=alice_key).code == "insufficient_scope"
+    rejected = ask("POST", "token/rejected", json={"generation": 1}, key=alice_key)
+    assert rejected.code == "insufficient_scope"
+    granted = make_key(acme, user_id="alice", scopes=["token:read"])
+    assert ask("GET", "token", key=granted).json["access_token"] == login.access_token
+
+
+def test_a_user_key_sees_nothing_of_the_tenant(
+    ask: Caller, acme: Tenant, make_key: MakeKey
+) -> None:
+    key = make_key(acme, user_id="alice", scopes=[str(scope) for scope in Scope])
+    for method, path, body, _ in ROUTES[6:]:
+        assert ask(method, path, json=body, key=key).code == "insufficient_scope"
+
+
+def test_a_user_key_imports_and_revokes_its_own(
+    ask: Caller, alice_key: str, upstream: Simulator
+) -> None:
+    file = upstream.new_login("alice").credentials_file()
+    assert ask("PUT", "token", key=alice_key, json=file).status == 201
+    assert ask("DELETE", "revoke", key=alice_key).status == 200
+    assert ask("DELETE", "revoke", key=alice_key).code == "no_token"

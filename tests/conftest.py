@@ -1,0 +1,125 @@
+"""The standing cast, and a simulated authorization server.
+
+alice and bob of acme, carol of globex, and mallory, who has a good key of a tenant of her
+own and no right to anything of theirs. The tenant ``default`` has its default user.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from pytest_django import Settings
+
+from api import ahead, usage
+from api.keys import create_key
+from tests.simulator import Login, Simulator
+from tokens import flight, handouts, keyring
+from tokens.credential_file import parse_credentials
+from tokens.importing import import_credential
+from tokens.models import OAuthCredential, Tenant
+from tokens.tenants import create_tenant, ensure_default_tenant
+
+# What is written behind requests is written when a test asks for it.
+handouts._INTERVAL = usage._INTERVAL = 86_400.0
+
+Store = Callable[[Tenant, str, Login], OAuthCredential]
+MakeKey = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> Iterator[None]:
+    """Processes remember keys by what lies in their database; here each test has its own."""
+    keyring.forget()
+    yield
+    while flight._begun:
+        time.sleep(0.01)
+    ahead.forget()
+    handouts._counts.clear()
+    handouts._last_used.clear()
+    usage._used.clear()
+    keyring.forget()
+
+
+@pytest.fixture(scope="session")
+def _far_side() -> Iterator[Simulator]:
+    with Simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def upstream(_far_side: Simulator, settings: Settings) -> Simulator:
+    """The authorization server, with nothing in its memory, and the vault pointed at it."""
+    _far_side.reset()
+    settings.CLAUDE_OAUTH_TOKEN_URL = _far_side.token_url
+    settings.CLAUDE_OAUTH_REVOKE_URL = None
+    return _far_side
+
+
+@pytest.fixture
+def acme(db: None) -> Tenant:
+    return create_tenant(slug="acme", actor="test", now=time.time())
+
+
+@pytest.fixture
+def globex(db: None) -> Tenant:
+    return create_tenant(slug="globex", actor="test", now=time.time())
+
+
+@pytest.fixture
+def default_tenant(db: None) -> Tenant:
+    return ensure_default_tenant(now=time.time())
+
+
+@pytest.fixture
+def make_key() -> MakeKey:
+    """Make a key and give its text: `make_key(acme, user_id="alice", scopes=[…])`."""
+
+    def _make(tenant: Tenant, **how: object) -> str:
+        made = create_key(tenant=tenant, actor="test", now=time.time(), **how)  # type: ignore[arg-type]
+        return made.text.reveal()
+
+    return _make
+
+
+@pytest.fixture
+def acme_key(acme: Tenant, make_key: MakeKey) -> str:
+    """The service key of acme's LiteLLM, good for alice and bob."""
+    return make_key(acme)
+
+
+@pytest.fixture
+def globex_key(globex: Tenant, make_key: MakeKey) -> str:
+    return make_key(globex)
+
+
+@pytest.fixture
+def mallory_key(make_key: MakeKey, db: None) -> str:
+    """A service key with every scope, of a tenant that holds nothing."""
+    return make_key(create_tenant(slug="mallory", actor="test", now=time.time()))
+
+
+@pytest.fixture
+def alice_key(acme: Tenant, make_key: MakeKey) -> str:
+    """alice's own user key."""
+    return make_key(acme, user_id="alice")
+
+
+@pytest.fixture
+def store() -> Store:
+    """Store a login of the simulator for a user, as an import would."""
+
+    def _store(tenant: Tenant, user_id: str, login: Login) -> OAuthCredential:
+        now = time.time()
+        file = login.credentials_file()
+        if login.refresh_token is None:
+            # A setup-token has none; a blank one means that Claude Code is signed out.
+            del file["claudeAiOauth"]["refreshToken"]
+        return import_credential(
+            tenant=tenant,
+            user_id=user_id,
+            offered=parse_credentials(file, now=now),
+            actor="test",
+            now=now,
+        ).credential
+
+    return _store

@@ -1,0 +1,504 @@
+"""The credentials: who has one, whether it works, what to do if not. Never a token."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+from kombu.exceptions import KombuError
+from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+from unfold.views import ChangeList
+
+from tokens import clock, vault
+from tokens.admin import facts
+from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
+from tokens.admin.timeline import busy_minutes, timeline_of
+from tokens.admin.times import distance, exact, moment
+from tokens.models import AuditEvent, Cause, OAuthCredential, Standing, Status
+from tokens.tasks import refresh_credentials
+
+# How many are refreshed in this very request when no worker can be told.
+_HERE_AT_MOST = 3
+
+
+class StatusFilter(DropdownFilter):
+    title = gettext_lazy("status")
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [
+            ("cannot_work", gettext_lazy("cannot work right now")),
+            *((status.value, label) for status, (label, _tone) in facts.STATUS.items()),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        wanted, now = self.value(), clock.now()
+        if wanted == "cannot_work":
+            return queryset.filter(facts.cannot_work(now=now))
+        if wanted in Status.values:
+            return queryset.alias(told=facts.status_in_sql(now=now)).filter(told=wanted)
+        return queryset
+
+
+class ExpiryFilter(DropdownFilter):
+    title = gettext_lazy("expiry of the access token")
+    parameter_name = "expires"
+
+    _within = {"1h": 3600, "24h": 86_400, "7d": 7 * 86_400}
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [
+            ("past", gettext_lazy("past")),
+            ("1h", gettext_lazy("within an hour")),
+            ("24h", gettext_lazy("within 24 hours")),
+            ("7d", gettext_lazy("within 7 days")),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        wanted, now = self.value(), int(clock.now())
+        living = queryset.exclude(standing=Standing.REVOKED)
+        if wanted == "past":
+            return living.filter(expires_at__lte=now)
+        if wanted in self._within:
+            return living.filter(expires_at__gt=now, expires_at__lte=now + self._within[wanted])
+        return queryset
+
+
+class LoginFilter(DropdownFilter):
+    title = gettext_lazy("end of the login")
+    parameter_name = "login_ends"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [
+            ("1", gettext_lazy("within 1 day")),
+            ("3", gettext_lazy("within 3 days")),
+            ("7", gettext_lazy("within 7 days")),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        wanted, now = self.value(), int(clock.now())
+        if wanted in ("1", "3", "7"):
+            return queryset.exclude(standing=Standing.REVOKED).filter(
+                login_expires_at__gt=now, login_expires_at__lte=now + int(wanted) * 86_400
+            )
+        return queryset
+
+
+class CredentialList(ChangeList):
+    """A page of rows, each with its facts as of one reading of the clock."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        now = clock.now()
+        self.result_list = [facts.attach(row, now=now) for row in self.result_list]
+
+
+def _name(credential: OAuthCredential) -> str:
+    return f"{credential.user_id} ({credential.tenant.slug})"
+
+
+def _why_not_refreshed(credential: OAuthCredential, now: float) -> str | None:
+    if credential.can_refresh() and credential.tenant.suspended_at is None:
+        return None
+    if not credential.has_refresh_token and credential.standing != Standing.REVOKED:
+        return _("There is no refresh token: it works until it expires and cannot be renewed.")
+    return facts.of(credential).problem or _("It cannot be refreshed as it stands.")
+
+
+def _request_refresh(
+    credentials: Sequence[OAuthCredential], actor: str, now: float
+) -> list[Result]:
+    """Hand each to a worker. If none can be told, do a few here, and say so of the rest."""
+    results, here = [], 0
+    for credential in credentials:
+        due = (credential.tenant_id, credential.pk, credential.generation)
+        name = _name(credential)
+        try:
+            refresh_credentials.apply_async(args=([due], Cause.DEMAND.value, actor), retry=False)
+        except (KombuError, OSError):
+            if here >= _HERE_AT_MOST:
+                text = _("%(name)s: not asked for; the message broker cannot be reached.")
+                results.append(Result(text=text % {"name": name}, level=messages.ERROR))
+                continue
+            here += 1
+            refresh_credentials([due], Cause.DEMAND.value, actor)
+            results.append(_after_refresh_here(credential, name))
+        else:
+            text = _("%(name)s: the refresh is on its way; the timeline will show how it ends.")
+            results.append(Result(text=text % {"name": name}))
+    return results
+
+
+def _after_refresh_here(credential: OAuthCredential, name: str) -> Result:
+    generation = (
+        OAuthCredential.objects.filter(pk=credential.pk).values_list("generation", flat=True).get()
+    )
+    if generation > credential.generation:
+        return Result(text=_("%(name)s: refreshed.") % {"name": name})
+    text = _("%(name)s: tried, without a new token; its page says why.")
+    return Result(text=text % {"name": name}, level=messages.WARNING)
+
+
+def _refresh_effect(credential: OAuthCredential, now: float) -> str:
+    return _("A new token pair is asked for; until it is there, the present token serves.")
+
+
+def _revoke(credential: OAuthCredential, actor: str, now: float) -> Result:
+    done = vault.revoke(tenant=credential.tenant, user_id=credential.user_id, actor=actor, now=now)
+    upstream = {
+        "revoked": _("The authorization server has revoked it as well."),
+        "not_configured": _(
+            "The authorization server was not told: no revocation address is configured."
+        ),
+        "failed": _("The authorization server was told, and did not agree."),
+    }[done.upstream]
+    lives = (
+        _("A token handed out before may work until %(exact)s (%(distance)s).")
+        % {"exact": exact(done.lives_until), "distance": distance(done.lives_until, now=now)}
+        if done.lives_until > now
+        else _("No token handed out before is alive.")
+    )
+    return Result(
+        text=f"{_('%(name)s: revoked.') % {'name': _name(credential)}} {upstream} {lives}",
+        level=messages.WARNING if done.upstream == "failed" else messages.SUCCESS,
+    )
+
+
+def _revoke_effect(credential: OAuthCredential, now: float) -> str:
+    if credential.expires_at > now:
+        return _(
+            "Nothing more is handed out; tokens handed out before may live until %(exact)s."
+        ) % {"exact": exact(credential.expires_at)}
+    return _("Nothing more is handed out.")
+
+
+def _why_not_revoked(credential: OAuthCredential, now: float) -> str | None:
+    return _("It is revoked already.") if credential.standing == Standing.REVOKED else None
+
+
+def _suspend(credential: OAuthCredential, actor: str, now: float) -> Result:
+    vault.suspend(tenant=credential.tenant, user_id=credential.user_id, actor=actor, now=now)
+    return Result(text=_("%(name)s: suspended.") % {"name": _name(credential)})
+
+
+def _why_not_suspended(credential: OAuthCredential, now: float) -> str | None:
+    if credential.suspended_at is not None:
+        return _("It is suspended already.")
+    return _why_not_revoked(credential, now)
+
+
+def _resume(credential: OAuthCredential, actor: str, now: float) -> Result:
+    vault.resume(tenant=credential.tenant, user_id=credential.user_id, actor=actor, now=now)
+    return Result(text=_("%(name)s: resumed.") % {"name": _name(credential)})
+
+
+def _why_not_resumed(credential: OAuthCredential, now: float) -> str | None:
+    revoked = _why_not_revoked(credential, now)
+    if revoked is None and credential.suspended_at is None:
+        return _("It is not suspended.")
+    return revoked
+
+
+REFRESH = Act(
+    name="refresh",
+    permission="refresh",
+    title=gettext_lazy("Refresh now"),
+    icon="sync",
+    button=lambda n: (
+        ngettext("Refresh %(n)d credential", "Refresh %(n)d credentials", n) % {"n": n}
+    ),
+    question=lambda n: (
+        ngettext("Refresh this credential now?", "Refresh these %(n)d credentials now?", n)
+        % {"n": n}
+    ),
+    means=gettext_lazy(
+        "The vault asks the authorization server for new tokens before they are due. It takes "
+        "a few seconds, in the background; one refresh under way serves all who ask."
+    ),
+    effect=_refresh_effect,
+    refusal=_why_not_refreshed,
+    perform=_request_refresh,
+)
+ROTATE = Act(
+    name="rotate",
+    permission="rotate",
+    title=gettext_lazy("Rotate tokens"),
+    icon="autorenew",
+    button=lambda n: ngettext("Rotate %(n)d token pair", "Rotate %(n)d token pairs", n) % {"n": n},
+    question=lambda n: (
+        ngettext(
+            "Replace the token pair of this credential?",
+            "Replace the token pairs of these %(n)d credentials?",
+            n,
+        )
+        % {"n": n}
+    ),
+    means=gettext_lazy(
+        "Rotation obtains a new pair of access and refresh token now, by a refresh: the old "
+        "refresh token is spent by it and opens nothing any more. An access token that was "
+        "handed out before keeps working until its own end; to stop it sooner, revoke."
+    ),
+    effect=lambda credential, now: (
+        _("A new pair replaces generation %(generation)d; the old refresh token is spent.")
+        % {"generation": credential.generation}
+    ),
+    refusal=_why_not_refreshed,
+    perform=_request_refresh,
+)
+REVOKE = Act(
+    name="revoke",
+    permission="revoke",
+    title=gettext_lazy("Revoke"),
+    icon="block",
+    dangerous=True,
+    button=lambda n: ngettext("Revoke %(n)d credential", "Revoke %(n)d credentials", n) % {"n": n},
+    question=lambda n: (
+        ngettext("Cut this person off?", "Cut these %(n)d people off?", n) % {"n": n}
+    ),
+    means=gettext_lazy(
+        "The sealed tokens are destroyed, and nothing brings them back: afterwards the person "
+        "works again only with a new login. The record and its history stay. A token that was "
+        "handed out before cannot be called back from here and may live until its own end."
+    ),
+    effect=_revoke_effect,
+    refusal=_why_not_revoked,
+    perform=one_by_one(_revoke),
+    most=50,
+)
+SUSPEND = Act(
+    name="suspend",
+    permission="suspend",
+    title=gettext_lazy("Suspend"),
+    icon="pause",
+    button=lambda n: (
+        ngettext("Suspend %(n)d credential", "Suspend %(n)d credentials", n) % {"n": n}
+    ),
+    question=lambda n: (
+        ngettext("Suspend this credential?", "Suspend these %(n)d credentials?", n) % {"n": n}
+    ),
+    means=gettext_lazy(
+        "While suspended, nothing is handed out and nothing is refreshed. Nothing is lost by "
+        "it, and resuming ends it; but a login that is left for weeks may reach its end."
+    ),
+    effect=lambda credential, now: _("Nothing is handed out or refreshed until it is resumed."),
+    refusal=_why_not_suspended,
+    perform=one_by_one(_suspend),
+)
+RESUME = Act(
+    name="resume",
+    permission="suspend",
+    title=gettext_lazy("Resume"),
+    icon="play_arrow",
+    button=lambda n: ngettext("Resume %(n)d credential", "Resume %(n)d credentials", n) % {"n": n},
+    question=lambda n: (
+        ngettext("Resume this credential?", "Resume these %(n)d credentials?", n) % {"n": n}
+    ),
+    means=gettext_lazy("Tokens are handed out and refreshed again, at once."),
+    effect=lambda credential, now: _("Works again, if its login is still alive."),
+    refusal=_why_not_resumed,
+    perform=one_by_one(_resume),
+)
+
+
+@admin.register(OAuthCredential)
+class CredentialAdmin(ActingModelAdmin):
+    """Nothing here is typed in: what changes a credential is an import, a refresh, an act."""
+
+    list_display = (
+        "user_and_tenant", "status", "what_is_wrong", "expiry", "login_deadline", "refreshes",
+        "last_use",
+    )  # fmt: skip
+    list_display_links = ("user_and_tenant",)
+    list_filter = (
+        ("tenant", RelatedDropdownFilter), StatusFilter, ExpiryFilter, LoginFilter,
+    )  # fmt: skip
+    list_fullwidth = True
+    search_fields = ("user_id",)
+    search_help_text = gettext_lazy("User id")
+    # As the index `one_credential_per_user` has them.
+    ordering = ("tenant_id", "user_id")
+    acts = (REFRESH, ROTATE, SUSPEND, RESUME, REVOKE)
+    actions = ("refresh_many", "rotate_many", "suspend_many", "resume_many", "revoke_many")
+    actions_detail = ("refresh_one", "rotate_one", "suspend_one", "resume_one", "revoke_one")
+    fieldsets = (
+        (
+            gettext_lazy("Access token"),
+            {"fields": (("expiry", "next_refresh"), ("generation", "refresh_count"))},
+        ),
+        (
+            gettext_lazy("Login"),
+            {"fields": (("login_deadline", "refresh_token_held"), ("plan", "scope_names"))},
+        ),
+        (
+            gettext_lazy("Use"),
+            {"fields": (("last_use", "last_refresh"), ("created", "changed"))},
+        ),
+    )
+
+    refresh_one, refresh_many = pages(REFRESH)
+    rotate_one, rotate_many = pages(ROTATE)
+    suspend_one, suspend_many = pages(SUSPEND)
+    resume_one, resume_many = pages(RESUME)
+    revoke_one, revoke_many = pages(REVOKE)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[OAuthCredential]:
+        return facts.without_tokens(super().get_queryset(request))
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return CredentialList
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> OAuthCredential | None:
+        credential = super().get_object(request, object_id, from_field)
+        if credential is not None:
+            facts.attach(credential, now=clock.now())
+        return credential
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[str]:
+        return [
+            name
+            for _title, fieldset in self.fieldsets
+            for line in fieldset["fields"]
+            for name in line
+        ]
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Without Django's own deletion: what is stored is revoked, and its record stays."""
+        actions: dict[str, Any] = super().get_actions(request)
+        actions.pop("delete_selected", None)
+        return actions
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        credential = context["original"]
+        now = facts.of(credential).now
+        context |= {
+            "title": _name(credential),
+            "credential": credential,
+            "facts": facts.of(credential),
+            "since": moment(facts.of(credential).since, now=now),
+            "timeline": timeline_of(credential, now=now),
+            "minutes": busy_minutes(credential, now=now),
+        }
+        self.leave_out_impossible(context, credential, now=now)
+        if context["facts"].problem:
+            context["problem"] = facts.with_commands(context["facts"].problem)
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def history_of(self, obj: OAuthCredential) -> QuerySet[AuditEvent]:
+        return AuditEvent.objects.filter(tenant=obj.tenant, subject=obj.user_id)
+
+    def tell(self, row: OAuthCredential, *, now: float) -> OAuthCredential:
+        facts.attach(row, now=now)
+        row.told_as = _name(row)  # type: ignore[attr-defined]
+        row.told_state = facts.of(row).badge  # type: ignore[attr-defined]
+        return row
+
+    def has_refresh_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._may(request, "refresh")
+
+    def has_rotate_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._may(request, "rotate")
+
+    def has_revoke_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._may(request, "revoke")
+
+    def has_suspend_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._may(request, "suspend")
+
+    def _may(self, request: HttpRequest, verb: str) -> bool:
+        """To act on rows one must be allowed to see them."""
+        return self.has_view_permission(request) and request.user.has_perm(
+            f"tokens.{verb}_oauthcredential"
+        )
+
+    @admin.display(description=gettext_lazy("user, tenant"), ordering="user_id")
+    def user_and_tenant(self, credential: OAuthCredential) -> SafeString:
+        return format_html(
+            '{} <span class="ov-subtle">{}</span>', credential.user_id, credential.tenant.slug
+        )
+
+    @admin.display(description=gettext_lazy("status"))
+    def status(self, credential: OAuthCredential) -> SafeString:
+        return facts.of(credential).badge
+
+    @admin.display(description=gettext_lazy("access token ends"), ordering="expires_at")
+    def expiry(self, credential: OAuthCredential) -> SafeString:
+        if credential.standing == Standing.REVOKED:
+            return moment(None, now=0)
+        return moment(credential.expires_at, now=facts.of(credential).now)
+
+    @admin.display(description=gettext_lazy("login ends"), ordering="login_expires_at")
+    def login_deadline(self, credential: OAuthCredential) -> SafeString:
+        when = moment(credential.login_expires_at, now=facts.of(credential).now)
+        if credential.login_expires_at is not None and credential.login_expiry_is_estimate:
+            return format_html(
+                '<span class="ov-estimate" title="{}">≈ {}</span>',
+                _("The server has not said when; this is what is usual."),
+                when,
+            )
+        return when
+
+    @admin.display(description=gettext_lazy("last refresh"), ordering="last_refreshed_at")
+    def last_refresh(self, credential: OAuthCredential) -> SafeString:
+        return moment(credential.last_refreshed_at, now=facts.of(credential).now, never=_("never"))
+
+    @admin.display(description=gettext_lazy("refreshes"), ordering="refresh_count")
+    def refreshes(self, credential: OAuthCredential) -> SafeString:
+        """How many, and the last one."""
+        if credential.last_refreshed_at is None:
+            return format_html("{}", credential.refresh_count)
+        last = moment(credential.last_refreshed_at, now=facts.of(credential).now)
+        return format_html('<span class="ov-beside">{} · {}</span>', credential.refresh_count, last)
+
+    @admin.display(description=gettext_lazy("created"))
+    def created(self, credential: OAuthCredential) -> SafeString:
+        return moment(credential.created_at.timestamp(), now=facts.of(credential).now)
+
+    @admin.display(description=gettext_lazy("last change"))
+    def changed(self, credential: OAuthCredential) -> SafeString:
+        return moment(credential.updated_at.timestamp(), now=facts.of(credential).now)
+
+    @admin.display(description=gettext_lazy("last used"), ordering="last_used")
+    def last_use(self, credential: OAuthCredential) -> SafeString:
+        return moment(credential.last_used, now=facts.of(credential).now, never=_("never"))
+
+    @admin.display(description=gettext_lazy("problem"))
+    def what_is_wrong(self, credential: OAuthCredential) -> SafeString:
+        """The sentence; the command that would end it is on the credential's own page."""
+        said = facts.of(credential).problem
+        if said is None:
+            return moment(None, now=0)
+        before_command = said.split("`")[0].rstrip()
+        if before_command.endswith(":"):
+            return format_html('<span class="ov-sentence">{}.</span>', before_command[:-1])
+        return format_html('<span class="ov-sentence">{}</span>', facts.with_commands(said))
+
+    @admin.display(description=gettext_lazy("next refresh"))
+    def next_refresh(self, credential: OAuthCredential) -> SafeString | str:
+        if credential.refresh_due_at is None:
+            return _("none planned")
+        if not credential.tenant.refreshes_ahead:
+            return _("automatic refresh is off")
+        return moment(credential.refresh_due_at, now=facts.of(credential).now)
+
+    @admin.display(description=gettext_lazy("refresh token"))
+    def refresh_token_held(self, credential: OAuthCredential) -> str:
+        return _("held, sealed") if credential.has_refresh_token else _("none")
+
+    @admin.display(description=gettext_lazy("plan"))
+    def plan(self, credential: OAuthCredential) -> str:
+        if credential.subscription_type:
+            return credential.subscription_type
+        return "Max" if credential.is_max else "–"
+
+    @admin.display(description=gettext_lazy("scopes"))
+    def scope_names(self, credential: OAuthCredential) -> str:
+        return ", ".join(credential.scopes) or "–"

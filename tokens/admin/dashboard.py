@@ -1,0 +1,175 @@
+"""The home page: can everybody work, who cannot and why, and is the vault itself at work."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Count, F
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from tokens import clock, statistics
+from tokens.admin import facts
+from tokens.admin.times import distance, exact, moment, span
+from tokens.models import Heartbeat, OAuthCredential, Standing
+from tokens.refresh import closed_until
+
+_SHOWN = 10
+_NEXT = 8
+# A beat that was missed may be chance; after three the scheduler is called away.
+_BEATS_MISSED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduler:
+    """When it was last seen; ``away``: longer ago than it may be."""
+
+    last_beat: SafeString
+    age: str
+    away: bool
+
+
+def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """What templates/admin/index.html shows. Nothing of credentials without the right to
+    see them."""
+    may_see = request.user.has_perm("tokens.view_oauthcredential")
+    context["may_see"] = may_see
+    context["title"] = _("Home")
+    if not may_see:
+        return context
+    now = clock.now()
+    scheduler = _scheduler(now)
+    stopped = OAuthCredential.objects.filter(facts.cannot_work(now=now))
+    how_many = stopped.count()
+    by_status = _by_status(now)
+    total = sum(entry["count"] for entry in by_status)
+    closed = closed_until()
+    context |= {
+        "as_of": exact(now),
+        "total": total,
+        "headline": _headline(how_many, total),
+        "tone": "bad" if how_many else ("uneasy" if scheduler.away else "good"),
+        "stopped": [_person(each, now) for each in _first(stopped, now)],
+        "stopped_count": how_many,
+        "stopped_link": f"{_list()}?status=cannot_work",
+        "ending": [_person(each, now) for each in _ending(now)],
+        "by_status": by_status,
+        "next": [_expiry(each, now) for each in _next_expiries(now)],
+        "statistics": statistics.statistics_of_all(now=now),
+        "scheduler": scheduler,
+        "auto_refresh": settings.CLAUDE_OAUTH_AUTO_REFRESH,
+        "closed_until": moment(closed, now=now) if closed > now else None,
+        "list_link": _list(),
+    }
+    return context
+
+
+def _headline(stopped: int, total: int) -> str:
+    if stopped:
+        return ngettext("%(n)d person cannot work.", "%(n)d people cannot work.", stopped) % {
+            "n": stopped
+        }
+    return _("Everybody can work.") if total else _("Nobody has a credential here yet.")
+
+
+def _first(stopped: Any, now: float) -> list[OAuthCredential]:
+    """Whom a person must help first; among those, whoever worked last."""
+    return _attached(
+        stopped.order_by(facts.urgency(), F("last_used").desc(nulls_last=True), "pk")[:_SHOWN],
+        now,
+    )
+
+
+def _ending(now: float) -> list[OAuthCredential]:
+    return _attached(
+        OAuthCredential.objects.filter(facts.will_stop(now=now)).order_by("expires_at")[:_SHOWN],
+        now,
+    )
+
+
+def _next_expiries(now: float) -> list[OAuthCredential]:
+    return _attached(
+        OAuthCredential.objects.filter(
+            standing=Standing.ACTIVE, suspended_at=None, expires_at__gt=int(now)
+        ).order_by("expires_at")[:_NEXT],
+        now,
+    )
+
+
+def _attached(queryset: Any, now: float) -> list[OAuthCredential]:
+    return [facts.attach(each, now=now) for each in facts.without_tokens(queryset)]
+
+
+def _person(credential: OAuthCredential, now: float) -> dict[str, Any]:
+    told = facts.of(credential)
+    why = told.problem or _ends_unrenewed(credential)
+    due = credential.refresh_due_at
+    if told.problem and due is not None and credential.can_refresh() and due > now:
+        why = f"{why} {_('Next try %(distance)s.') % {'distance': distance(due, now=now)}}"
+    return {
+        "user": credential.user_id,
+        "tenant": credential.tenant.slug,
+        "badge": told.badge,
+        "since": moment(told.since, now=now),
+        "until": moment(credential.expires_at, now=now),
+        "why": facts.with_commands(why),
+        "link": reverse("admin:tokens_oauthcredential_change", args=[credential.pk]),
+    }
+
+
+def _ends_unrenewed(credential: OAuthCredential) -> str:
+    if not credential.has_refresh_token:
+        return _("There is no refresh token: nothing renews it. Import a new login before then.")
+    return _("Automatic refresh is off: refresh it by hand before then.")
+
+
+def _expiry(credential: OAuthCredential, now: float) -> dict[str, Any]:
+    renewed = (
+        credential.refresh_due_at is not None
+        and credential.tenant.refreshes_ahead
+        and credential.can_refresh()
+    )
+    return {
+        "user": credential.user_id,
+        "tenant": credential.tenant.slug,
+        "ends": moment(credential.expires_at, now=now),
+        "renewed": moment(credential.refresh_due_at, now=now) if renewed else None,
+        "link": reverse("admin:tokens_oauthcredential_change", args=[credential.pk]),
+    }
+
+
+def _by_status(now: float) -> list[dict[str, Any]]:
+    counts = dict(
+        OAuthCredential.objects.order_by()
+        .annotate(told=facts.status_in_sql(now=now))
+        .values_list("told")
+        .annotate(count=Count("pk"))
+    )
+    return [
+        {
+            "badge": facts.badge(label, tone),
+            "count": counts.get(status.value, 0),
+            "link": f"{_list()}?status={status.value}",
+        }
+        for status, (label, tone) in facts.STATUS.items()
+        if status.value in counts
+    ]
+
+
+def _scheduler(now: float) -> Scheduler:
+    beat = Heartbeat.objects.filter(part="scheduler").first()
+    if beat is None:
+        return Scheduler(last_beat=moment(None, now=now, never=_("never")), age="", away=True)
+    age = max(0.0, now - beat.at)
+    return Scheduler(
+        last_beat=moment(beat.at, now=now),
+        age=span(age),
+        away=age > _BEATS_MISSED * settings.SWEEP_INTERVAL,
+    )
+
+
+def _list() -> str:
+    return reverse("admin:tokens_oauthcredential_changelist")

@@ -1,0 +1,190 @@
+"""What a page says of a credential, without a sealed column ever being read.
+
+Each condition is here twice, as `OAuthCredential.status` has it and in SQL, because a
+list of a hundred thousand is filtered and counted by the database. A test holds the two
+against each other.
+"""
+
+import re
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.db.models import (
+    BooleanField,
+    Case,
+    CharField,
+    ExpressionWrapper,
+    IntegerField,
+    Q,
+    QuerySet,
+    Value,
+    When,
+)
+from django.utils.functional import Promise
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from tokens.diagnosis import describe_problem
+from tokens.models import OAuthCredential, Problem, Standing, Status
+
+_SEALED = ("access_token_encrypted", "refresh_token_encrypted")
+_KNOWN_ONLY_TO_EXIST = ""
+
+# What an operator reads, and how loudly it is said.
+STATUS: dict[Status, tuple[str | Promise, str]] = {
+    Status.ACTIVE: (_("active"), "good"),
+    Status.REFRESHING: (_("refreshing"), "plain"),
+    Status.OUTCOME_UNKNOWN: (_("outcome unknown"), "uneasy"),
+    Status.REAUTHORIZATION_REQUIRED: (_("new login needed"), "bad"),
+    Status.EXPIRED: (_("expired"), "bad"),
+    Status.SUSPENDED: (_("suspended"), "uneasy"),
+    Status.QUARANTINED: (_("quarantined"), "bad"),
+    Status.REVOKED: (_("revoked"), "plain"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """One credential as it is at ``now``."""
+
+    now: float
+    status: Status
+    usable: bool
+    stopped: bool
+    problem: str | None
+    since: float | None
+
+    @property
+    def badge(self) -> SafeString:
+        """The status, and what it leaves unsaid: the tenant's suspension, a token past its end."""
+        text, tone = STATUS[self.status]
+        if self.stopped and self.status != Status.REVOKED:
+            return badge(_("tenant suspended"), "uneasy")
+        if self.status == Status.ACTIVE and not self.usable:
+            return badge(_("active, token ended"), "uneasy")
+        return badge(text, tone)
+
+
+def without_tokens(queryset: QuerySet[OAuthCredential]) -> QuerySet[OAuthCredential]:
+    """The same rows without the sealed columns; `attach` each of them before asking it."""
+    held = ExpressionWrapper(Q(refresh_token_encrypted__isnull=False), output_field=BooleanField())
+    return queryset.select_related("tenant").defer(*_SEALED).annotate(holds_refresh_token=held)
+
+
+def attach(credential: OAuthCredential, *, now: float) -> OAuthCredential:
+    """Fill in what `without_tokens` left out: that a refresh token is there, not which."""
+    held = getattr(credential, "holds_refresh_token", False)
+    credential.access_token_encrypted = None
+    credential.refresh_token_encrypted = _KNOWN_ONLY_TO_EXIST if held else None
+    credential.facts = Facts(  # type: ignore[attr-defined]
+        now=now,
+        status=credential.status(now=now),
+        usable=credential.is_usable(now=now) and credential.tenant.suspended_at is None,
+        stopped=credential.tenant.suspended_at is not None,
+        problem=problem_of(credential, now=now),
+        since=since(credential, now=now),
+    )
+    return credential
+
+
+def of(credential: OAuthCredential) -> Facts:
+    facts: Facts = credential.facts  # type: ignore[attr-defined]
+    return facts
+
+
+def problem_of(credential: OAuthCredential, *, now: float) -> str | None:
+    if credential.tenant.suspended_at is not None and credential.standing != Standing.REVOKED:
+        return str(_("The whole tenant is suspended. Resume it on the tenant's page."))
+    return describe_problem(credential, now=now)
+
+
+def since(credential: OAuthCredential, *, now: float) -> float | None:
+    """Since when something is wrong, as far as is known."""
+    if credential.tenant.suspended_at is not None:
+        return credential.tenant.suspended_at.timestamp()
+    if credential.suspended_at is not None:
+        return credential.suspended_at
+    if credential.problem_at is not None:
+        return credential.problem_at
+    return credential.expires_at if credential.expires_at <= now else None
+
+
+def status_in_sql(*, now: float) -> Case:
+    """`OAuthCredential.status` for every row at once."""
+    gone = Q(expires_at__lte=int(now)) & ~_renewable()
+    return Case(
+        *(
+            When(standing=standing, then=Value(standing.value))
+            for standing in Standing
+            if standing != Standing.ACTIVE
+        ),
+        When(suspended_at__isnull=False, then=Value(Status.SUSPENDED.value)),
+        When(lease_until__gt=now, then=Value(Status.REFRESHING.value)),
+        When(unanswered_presentations__gt=0, then=Value(Status.OUTCOME_UNKNOWN.value)),
+        When(gone, then=Value(Status.EXPIRED.value)),
+        default=Value(Status.ACTIVE.value),
+        output_field=CharField(),
+    )
+
+
+def cannot_work(*, now: float) -> Q:
+    """Whose next request would be refused at ``now``, revoked ones aside: those are meant.
+
+    A token that is past its end and is refreshed by the next request that needs it is no
+    obstacle, unless the last refresh failed.
+    """
+    stopped = Q(suspended_at__isnull=False) | Q(tenant__suspended_at__isnull=False)
+    unsettled = Q(unanswered_presentations__gt=0) & (Q(lease_until=None) | Q(lease_until__lte=now))
+    ended = Q(expires_at__lte=int(now)) & (
+        Q(standing=Standing.REAUTHORIZATION_REQUIRED)
+        | ~_renewable()
+        | ~Q(problem=Problem.NONE)
+        | unsettled
+    )
+    return ~Q(standing=Standing.REVOKED) & (Q(standing=Standing.QUARANTINED) | stopped | ended)
+
+
+def will_stop(*, now: float) -> Q:
+    """Who works now, and will not once the access token ends, unless somebody acts."""
+    lost = Q(standing=Standing.REAUTHORIZATION_REQUIRED) | (
+        Q(standing=Standing.ACTIVE) & ~_renewable()
+    )
+    return lost & Q(expires_at__gt=int(now), suspended_at=None, tenant__suspended_at__isnull=True)
+
+
+def urgency() -> Case:
+    """Those who can only be helped by a person first; those an operator stopped last."""
+    return Case(
+        When(Q(suspended_at__isnull=False) | Q(tenant__suspended_at__isnull=False), then=Value(2)),
+        When(standing=Standing.REAUTHORIZATION_REQUIRED, then=Value(0)),
+        default=Value(1),
+        output_field=IntegerField(),
+    )
+
+
+def badge(text: str | Promise, tone: str) -> SafeString:
+    """``tone``: good, plain, uneasy or bad. The word carries the meaning, the colour helps."""
+    return format_html('<span class="ov-badge ov-{}">{}</span>', tone, text)
+
+
+def with_commands(text: str) -> SafeString:
+    """A sentence in which `a command` is set as one."""
+    parts = re.split(r"`([^`]+)`", text)
+    return format_html_join(
+        "",
+        "{}",
+        (
+            (format_html("<code>{}</code>", part) if place % 2 else part,)
+            for place, part in enumerate(parts)
+        ),
+    )
+
+
+def _renewable() -> Q:
+    """Whether the vault renews it by itself: `has_refresh_token` and `refreshes_ahead`."""
+    if not settings.CLAUDE_OAUTH_AUTO_REFRESH:
+        return Q(pk__isnull=True)
+    return Q(refresh_token_encrypted__isnull=False) & (
+        Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True)
+    )

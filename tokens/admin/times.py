@@ -1,0 +1,56 @@
+"""Unix seconds as people read them: how far away, and exactly when."""
+
+from datetime import UTC, datetime
+
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+def exact(at: float) -> str:
+    """``2026-11-22 18:20:05 UTC``"""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def distance(at: float, *, now: float) -> str:
+    """``in 3 h 5 min``, ``2 d ago``, ``now``"""
+    seconds = round(at - now)
+    if seconds == 0:
+        return _("now")
+    if seconds > 0:
+        return _("in %(span)s") % {"span": span(seconds)}
+    return _("%(span)s ago") % {"span": span(-seconds)}
+
+
+def span(seconds: float) -> str:
+    """The two largest units that matter: ``45 s``, ``3 h 5 min``, ``27 d``."""
+    whole = int(seconds)
+    if whole < _MINUTE:
+        return _("%(n)d s") % {"n": whole}
+    if whole < _HOUR:
+        return _("%(n)d min") % {"n": whole // _MINUTE}
+    if whole < _DAY:
+        hours, minutes = divmod(whole // _MINUTE, 60)
+        text = _("%(n)d h") % {"n": hours}
+        return f"{text} {_('%(n)d min') % {'n': minutes}}" if minutes else text
+    days, hours = divmod(whole // _HOUR, 24)
+    text = _("%(n)d d") % {"n": days}
+    return f"{text} {_('%(n)d h') % {'n': hours}}" if hours and days < 7 else text
+
+
+def moment(at: float | None, *, now: float, never: str = "–") -> SafeString:
+    """Both, for a page: the distance, and the exact time below it."""
+    if at is None:
+        return format_html('<span class="ov-subtle">{}</span>', never)
+    date, time, zone = exact(at).split()
+    return format_html(
+        '<time class="ov-moment" datetime="{}"><span class="ov-far">{}</span>'
+        '<span class="ov-exact"><span>{}</span> <span>{} {}</span></span></time>',
+        datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
+        distance(at, now=now),
+        date,
+        time,
+        zone,
+    )

@@ -1,0 +1,49 @@
+"""A tenant's credentials, page by page, without opening anything."""
+
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.db.models import Case, CharField, F, Q, QuerySet, Value, When
+
+from tokens.models import OAuthCredential, Standing, Status, Tenant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """``next_after``: ask with this for the following page; None: this is the last one."""
+
+    credentials: list[OAuthCredential]
+    next_after: str | None
+
+
+def list_credentials(
+    *, tenant: Tenant, status: Status | None, after: str | None, limit: int, now: float
+) -> Page:
+    """Up to ``limit`` credentials in the order of user ids, after the user id ``after``."""
+    found: QuerySet[OAuthCredential] = OAuthCredential.objects.for_tenant(tenant)
+    if status is not None:
+        found = found.annotate(status_now=status_in_sql(now=now)).filter(status_now=status)
+    if after is not None:
+        found = found.filter(user_id__gt=after)
+    page = list(found.order_by("user_id").defer("access_token_encrypted")[: limit + 1])
+    for credential in page:
+        credential.tenant = tenant
+    more = len(page) > limit
+    return Page(credentials=page[:limit], next_after=page[limit - 1].user_id if more else None)
+
+
+def status_in_sql(*, now: float) -> Case:
+    """`OAuthCredential.status`, for the database to filter and count by."""
+    wanted_ahead = Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True)
+    renewable = Q(refresh_token_encrypted__isnull=False) & wanted_ahead
+    if not settings.CLAUDE_OAUTH_AUTO_REFRESH:
+        renewable = Q(pk__in=())
+    return Case(
+        When(~Q(standing=Standing.ACTIVE), then=F("standing")),
+        When(suspended_at__isnull=False, then=Value(Status.SUSPENDED.value)),
+        When(lease_until__gt=now, then=Value(Status.REFRESHING.value)),
+        When(unanswered_presentations__gt=0, then=Value(Status.OUTCOME_UNKNOWN.value)),
+        When(Q(expires_at__lte=int(now)) & ~renewable, then=Value(Status.EXPIRED.value)),
+        default=Value(Status.ACTIVE.value),
+        output_field=CharField(),
+    )
