@@ -136,7 +136,7 @@ class BearerKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untype
 class SchemaView(SpectacularAPIView):
     """JSON unless YAML is asked for; every reader of YAML reads JSON too."""
 
-    renderer_classes = [  # noqa: RUF012  as the parent has it
+    renderer_classes = [
         OpenApiJsonRenderer2,
         OpenApiJsonRenderer,
         OpenApiYamlRenderer,

@@ -47,6 +47,11 @@ def configure(options: dict[str, Any]) -> None:
                 # httpx writes one line per request at INFO; the attempt record says more.
                 "httpx": {"level": "WARNING"},
                 "httpcore": {"level": "WARNING"},
+                # Three lines for each sweep, and one about the broker that has no host name.
+                "celery.beat": {"level": "WARNING"},
+                "celery.worker.strategy": {"level": "WARNING"},
+                "celery.app.trace": {"level": "WARNING"},
+                "kombu.connection": {"level": "ERROR"},
             },
         }
     )

@@ -19,9 +19,7 @@ DEBUG = False
 
 # --- Where things are kept -------------------------------------------------------------
 
-OAUTHVAULT_DATA_DIR = datadir.prepare(
-    Path(env.text("OAUTHVAULT_DATA_DIR", "data")).absolute()
-)
+OAUTHVAULT_DATA_DIR = datadir.prepare(Path(env.text("OAUTHVAULT_DATA_DIR", "data")).absolute())
 
 SECRET_KEY = env.secret("OAUTHVAULT_SECRET_KEY") or datadir.read_or_create(
     OAUTHVAULT_DATA_DIR / "secret.key", lambda: secrets.token_urlsafe(50)
@@ -318,7 +316,13 @@ if REDIS_URL is None:
 CELERY_BROKER_URL = REDIS_URL.reveal() if REDIS_URL is not None else "filesystem://"
 CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
     # A message that was taken and not finished within this time is delivered again.
-    {"visibility_timeout": 300}
+    {
+        "visibility_timeout": 300,
+        # Seconds. A broker that hangs is found out, and not waited for.
+        "socket_connect_timeout": 5,
+        "socket_timeout": 30,
+        "socket_keepalive": True,
+    }
     if REDIS_URL is not None
     else {
         "data_folder_in": str(_broker_files / "messages"),

@@ -1,9 +1,18 @@
 """Settings of the test suite: the product's own, with keys and places of its own."""
 
+import atexit
 import os
+import shutil
 import tempfile
+from urllib.parse import urlsplit, urlunsplit
 
-os.environ.setdefault("OAUTHVAULT_DATA_DIR", tempfile.mkdtemp(prefix="oauthvault-tests-"))
+if "OAUTHVAULT_DATA_DIR" not in os.environ:
+    os.environ["OAUTHVAULT_DATA_DIR"] = tempfile.mkdtemp(prefix="oauthvault-tests-")
+    atexit.register(shutil.rmtree, os.environ["OAUTHVAULT_DATA_DIR"], ignore_errors=True)
+if "REDIS_URL" in os.environ and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
+    # Each process of pytest-xdist has a database of its own, as in PostgreSQL.
+    numbered = urlsplit(os.environ["REDIS_URL"])._replace(path=f"/{int(worker[2:]) + 1}")
+    os.environ["REDIS_URL"] = urlunsplit(numbered)
 os.environ.setdefault("CLAUDE_TOKEN_ENCRYPTION_KEY", "dGVzdHMgb25seTogbmV2ZXIgYSByZWFsIGtleSEhISE=")
 os.environ.setdefault("OAUTHVAULT_WEB_THREADS", "16")
 

@@ -1,6 +1,5 @@
 """The servers that `make test` starts are real, private, and gone afterwards."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -28,8 +27,12 @@ with servers.running() as ours:
 """
 
 
-def homes() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("oauthvault-servers-*"))
+def home_of(database_url: str) -> Path:
+    """The folder in which the keeper of that server keeps everything."""
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("SHOW data_directory").fetchone()
+    assert row is not None
+    return Path(row[0]).parent.parent
 
 
 def answers(url: str) -> bool:
@@ -91,17 +94,17 @@ def test_only_what_is_wanted_is_started() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_of_them_when_the_run_is_ended_by(number: signal.Signals) -> None:
-    before = homes()
-    with subprocess.Popen(
-        [sys.executable, "-c", RUN], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as run:
-        assert run.stdout is not None
-        database_url, redis_url = run.stdout.readline().split()
-        assert answers(database_url)
-        (home,) = homes() - before
+    with subprocess.Popen([sys.executable, "-c", RUN], stdout=subprocess.PIPE, text=True) as run:
+        try:
+            assert run.stdout is not None
+            database_url, redis_url = run.stdout.readline().split()
+            home = home_of(database_url)
+            assert home.name.startswith("oauthvault-servers-")
 
-        run.send_signal(number)
-        run.wait(timeout=20)
+            run.send_signal(number)
+            run.wait(timeout=20)
+        finally:
+            run.kill()
 
     until(lambda: not home.exists())
     assert not answers(database_url)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokens.errors import InvalidCredentials
+from tokens.grammar import LONGEST_TOKEN, is_scope, is_token
 from tokens.secret import AccessToken, RefreshToken
 
 DEFAULT_SCOPES = ["org:create_api_key", "user:profile", "user:inference"]
@@ -16,11 +17,8 @@ MINTS_API_KEYS = "org:create_api_key"
 
 # From here on a number is one of milliseconds: as seconds it would be the year 5138.
 _MILLISECONDS_FROM = 100_000_000_000
-_LONGEST_TOKEN = 8192
 _LONGEST_LIFE = 10 * 366 * 86_400
 _WRAPPER = "claudeAiOauth"
-# A scope-token of RFC 6749 section 3.3.
-_SCOPE = re.compile(r"[!#-\[\]-~]{1,128}")
 _NAMES = {
     "accessToken": "access_token",
     "refreshToken": "refresh_token",
@@ -144,10 +142,10 @@ class _Reader:
                 field,
                 "is blank: this file says that Claude Code is signed out; sign in again",
             )
-        elif not value.isascii() or not value.isprintable() or " " in value:
+        elif len(value) > LONGEST_TOKEN:
+            self._refuse(field, f"is longer than {LONGEST_TOKEN} characters")
+        elif not is_token(value):
             self._refuse(field, "holds characters that no token has (a blank, a line break?)")
-        elif len(value) > _LONGEST_TOKEN:
-            self._refuse(field, f"is longer than {_LONGEST_TOKEN} characters")
         elif field == "access_token" and value.startswith("sk-ant-ort"):
             self._refuse(field, "is a refresh token; the two may have been exchanged")
         elif field == "access_token" and value.startswith("sk-ant-api"):
@@ -184,7 +182,7 @@ class _Reader:
             value = value.split()
         if (
             not isinstance(value, list)
-            or not all(isinstance(scope, str) and _SCOPE.fullmatch(scope) for scope in value)
+            or not all(is_scope(scope) for scope in value)
             or len(value) > 64
         ):
             self._refuse("scopes", "must be a list of scope names")

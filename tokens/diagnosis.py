@@ -1,5 +1,7 @@
 """What a person must do, in words: one sentence per problem, used by API, admin and commands."""
 
+import shlex
+
 from tokens.models import OAuthCredential, Problem, Status
 
 NEW_LOGIN = (
@@ -32,7 +34,8 @@ _ENDED = {Problem.ROTATED_ELSEWHERE, Problem.ANSWER_LOST, Problem.LOGIN_ENDED}
 
 def describe_problem(credential: OAuthCredential, *, now: float) -> str | None:
     """None when all is well, else what happened and, where a person must act, the command."""
-    where = {"tenant": credential.tenant.slug, "user": credential.user_id}
+    # People copy these commands into a shell: a user id must stay one word there.
+    where = {"tenant": credential.tenant.slug, "user": shlex.quote(credential.user_id)}
     status = credential.status(now=now)
     if status == Status.REVOKED:
         return f"The credential was revoked. {NEW_LOGIN.format(**where)}"

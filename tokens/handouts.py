@@ -75,7 +75,11 @@ def write() -> None:
 
 def _write_for_ever() -> None:
     while not _stop.wait(settings.HAND_OUTS_WRITTEN_EVERY):
-        write()
+        try:
+            write()
+        except Exception:
+            # Whatever it was: the next hand-outs are counted all the same.
+            logger.exception("a record of hand-outs could not be written")
     write()
     connection.close()
 

@@ -16,6 +16,7 @@ import httpx
 from django.conf import settings
 
 from oauthvault import __version__
+from tokens.grammar import is_token, scopes_of
 from tokens.secret import AccessToken, RefreshToken
 
 USER_AGENT = f"oauthvault/{__version__}"
@@ -160,25 +161,22 @@ async def _post(url: str, content: dict[str, Any], deadline: float) -> _Exchange
 def _granted(body: dict[str, Any] | None) -> Granted | None:
     if body is None:
         return None
-    access = body.get("access_token")
-    if not isinstance(access, str) or not access.strip():
+    access, refresh_text = body.get("access_token"), body.get("refresh_token")
+    if not is_token(access):
         return None
-    refresh_text = body.get("refresh_token")
-    scope = body.get("scope")
+    if refresh_text is not None and refresh_text != "" and not is_token(refresh_text):
+        # To keep the old one in its place would be to present a spent one next time.
+        return None
     said = body.get("expires_in")
     seconds = _whole(said) or 0
     bounded = min(seconds, LONGEST_LIFE) if seconds > 0 else ASSUMED_LIFE
     login = _whole(body.get("refresh_token_expires_in"))
     return Granted(
         access_token=AccessToken(access),
-        refresh_token=(
-            RefreshToken(refresh_text)
-            if isinstance(refresh_text, str) and refresh_text.strip()
-            else None
-        ),
+        refresh_token=RefreshToken(refresh_text) if is_token(refresh_text) else None,
         expires_in=bounded,
         expires_in_was_bounded=bounded != seconds,
-        scopes=scope.split() if isinstance(scope, str) and scope.strip() else None,
+        scopes=scopes_of(body.get("scope")),
         login_expires_in=login if login is not None and 0 < login <= LONGEST_LIFE else None,
         status=200,
     )

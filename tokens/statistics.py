@@ -100,7 +100,12 @@ def _statistics(whose: Q, *, now: float) -> Statistics:
 
 def active_at(at: int) -> Q:
     """What counts as an active token at the Unix second ``at``."""
-    return Q(standing=Standing.ACTIVE, suspended_at=None, expires_at__gt=at)
+    return Q(
+        standing=Standing.ACTIVE,
+        suspended_at=None,
+        tenant__suspended_at=None,
+        expires_at__gt=at,
+    )
 
 
 def _row(tenant: Tenant) -> QuerySet[TenantStatistics]:

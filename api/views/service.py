@@ -56,7 +56,7 @@ class StatsView(VaultView):
     @extend_schema(
         operation_id="stats",
         summary="Token statistics",
-        auth=[{}, {"key": []}],  # type: ignore[list-item]  without a key, or with one
+        auth=[{}, {"key": []}],  # type: ignore[list-item]
         responses={
             200: serializers.Stats,
             **openapi.refusals(*openapi.WITH_KEY, "invalid_request"),

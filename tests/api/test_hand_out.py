@@ -245,7 +245,11 @@ def test_what_upstream_refuses_has_its_code(
         ({"standing": Standing.QUARANTINED, "refresh_due_at": None}, "quarantined"),
         ({"suspended_at": 1}, "suspended"),
         (
-            {"standing": Standing.REAUTHORIZATION_REQUIRED, "refresh_due_at": None, "expires_at": 1},
+            {
+                "standing": Standing.REAUTHORIZATION_REQUIRED,
+                "refresh_due_at": None,
+                "expires_at": 1,
+            },
             "reauthorization_required",
         ),
         ({"refresh_token_encrypted": None, "refresh_due_at": None, "expires_at": 1}, None),
@@ -314,7 +318,10 @@ def test_a_form_without_fields_is_as_good_as_no_body(
 
 @pytest.mark.parametrize(
     ("body", "content_type"),
-    [(b'{"user_id": "bob"}', "application/json"), (b"user_id=bob", "application/x-www-form-urlencoded")],
+    [
+        (b'{"user_id": "bob"}', "application/json"),
+        (b"user_id=bob", "application/x-www-form-urlencoded"),
+    ],
 )
 def test_fields_that_nobody_reads_are_refused_by_name(
     ask: Caller, acme: Tenant, acme_key: str, store: Store, upstream: Simulator, body: bytes,
@@ -322,9 +329,7 @@ def test_fields_that_nobody_reads_are_refused_by_name(
 ) -> None:  # fmt: skip
     store(acme, "alice", upstream.new_login("alice"))
     for method, path in (("POST", "refresh"), ("DELETE", "revoke")):
-        answer = ask(
-            method, path, key=acme_key, user="alice", body=body, content_type=content_type
-        )
+        answer = ask(method, path, key=acme_key, user="alice", body=body, content_type=content_type)
         assert (answer.status, list(answer.json["errors"])) == (400, ["user_id"])
     answer = ask("GET", "token?user_id=bob", key=acme_key, user="alice")
     assert (answer.status, list(answer.json["errors"])) == (400, ["user_id"])

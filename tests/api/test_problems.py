@@ -86,7 +86,7 @@ def test_a_body_above_64_kib_is_413_and_one_of_64_kib_is_read(
 def chunked(ask: Caller, key: str, body: bytes) -> Any:
     return ask(
         "PUT", "token", key=key, user="alice", headers={"Transfer-Encoding": "chunked"},
-        **{"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": "", "CONTENT_TYPE": "application/json"},
+        CONTENT_LENGTH="", CONTENT_TYPE="application/json", **{"wsgi.input": io.BytesIO(body)},
     )  # fmt: skip
 
 

@@ -188,7 +188,9 @@ def scraped(ask: Caller) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
     declared = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(declared) == len(set(declared))
     samples = [sample for family in families for sample in family.samples]
-    found = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
+    found = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples
+    }
     assert len(found) == len(samples)
     return found
 
@@ -345,6 +347,8 @@ def test_the_page_to_read_it_loads_nothing_from_elsewhere() -> None:
     assert any("swagger-ui-bundle" in source for source in sources)
     for source in sources:
         assert source.startswith("/static/"), source
-        assert client.get(source).status_code == 200
+        asset = client.get(source)
+        assert asset.status_code == 200
+        asset.close()
     assert "://" not in re.sub(r"<!--.*?-->", "", page, flags=re.DOTALL)
     assert '"validatorUrl": null' in page

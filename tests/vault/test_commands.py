@@ -9,8 +9,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from api.keys import find_key
+from tests.conftest import Store
 from tests.simulator import Simulator
-from tests.vault.conftest import Store
 from tokens.models import AuditEvent, OAuthCredential, Tenant
 
 pytestmark = pytest.mark.django_db

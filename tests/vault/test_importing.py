@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import Store
 from tests.simulator import Simulator
-from tests.vault.conftest import Store
 from tokens import sealing, vault
 from tokens.credential_file import DEFAULT_SCOPES, parse_credentials
 from tokens.errors import (

@@ -10,8 +10,8 @@ import pytest
 from django.db import close_old_connections, connection, transaction
 from pytest_django import Settings
 
+from tests.conftest import Store
 from tests.simulator import Simulator
-from tests.vault.conftest import Store
 from tokens import clock, sealing, vault
 from tokens.errors import (
     NoRefreshToken,
@@ -315,6 +315,39 @@ def test_an_answer_without_a_refresh_token_keeps_the_old_one(
     assert refresh_one(alice) == Outcome.REFRESHED
     assert sealing.open_refresh_token(reread(alice)) == before
     assert refresh_one(alice) == Outcome.REFRESHED
+
+
+@pytest.mark.parametrize(
+    "amended",
+    [
+        {"scope": "user:inference a\u0000b"},
+        {"scope": "\ud800"},
+        {"scope": " ".join(f"s{n}" for n in range(500))},
+        {"scope": ["user:inference"]},
+        {"refresh_token_expires_in": 1e30},
+        {"account": {"email_address": "\ud800"}},
+    ],
+)
+def test_odd_things_beside_a_good_pair_do_not_lose_it(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, amended: dict[str, object]
+) -> None:
+    """What the database would refuse to store must not stand in the way of the tokens."""
+    upstream.fault("amend", amend=amended)
+    assert refresh_one(alice) == Outcome.REFRESHED
+    after = reread(alice)
+    assert (
+        sealing.open_refresh_token(after).reveal() == upstream.current_login("alice").refresh_token
+    )
+    assert all(scope.isascii() for scope in after.scopes)
+
+
+@pytest.mark.parametrize("token", ["\ud800", "a b", "", 7, "x" * 9000, "sk\u0000"])
+def test_a_200_whose_token_is_none_is_an_unknown_outcome(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, token: object
+) -> None:
+    upstream.fault("amend", amend={"access_token": token})
+    assert refresh_one(alice) == Outcome.UNKNOWN
+    assert reread(alice).standing == Standing.ACTIVE
 
 
 @pytest.mark.parametrize("absurd", [0, -5, None, "soon", 10**15, 1e300, True])

@@ -92,6 +92,8 @@ class LoginFilter(DropdownFilter):
 class CredentialList(ChangeList):
     """A page of rows, each with its facts as of one reading of the clock."""
 
+    result_list: Any
+
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         now = clock.now()
@@ -437,6 +439,8 @@ class CredentialAdmin(ActingModelAdmin):
 
     @admin.display(description=gettext_lazy("login ends"), ordering="login_expires_at")
     def login_deadline(self, credential: OAuthCredential) -> SafeString:
+        if credential.standing == Standing.REVOKED:
+            return moment(None, now=0)
         when = moment(credential.login_expires_at, now=facts.of(credential).now)
         if credential.login_expires_at is not None and credential.login_expiry_is_estimate:
             return format_html(

@@ -97,7 +97,7 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "auto_refresh" in self.fields:  # Not there for those who may only look.
-            self.fields["auto_refresh"].widget.choices = [  # type: ignore[attr-defined]
+            self.fields["auto_refresh"].widget.choices = [
                 ("unknown", gettext_lazy("as the deployment is set")),
                 ("true", gettext_lazy("on")),
                 ("false", gettext_lazy("off")),

@@ -161,7 +161,7 @@ class OAuthCredential(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.user_id} of tenant {self.tenant_id}"
+        return f"{self.user_id} of {self.tenant.slug}"
 
     @property
     def has_refresh_token(self) -> bool:

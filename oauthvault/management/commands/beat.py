@@ -1,13 +1,12 @@
 """`oauthvault beat`: the scheduler alone."""
 
-import os
 import sys
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from oauthvault.env import child_environment
+from oauthvault.management.become import become
 
 
 def command_line() -> list[str]:
@@ -30,6 +29,4 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Become the scheduler: same process id, so that signals reach it."""
-        argv = command_line()
-        os.execvpe(argv[0], argv, child_environment())
+        become(command_line())

@@ -1,13 +1,12 @@
 """`oauthvault worker`: the Celery worker alone."""
 
-import os
 import sys
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from oauthvault.env import child_environment
+from oauthvault.management.become import become
 
 # As root (a container, a bare machine) Celery warns at every start. Its reason is
 # pickle, which CELERY_ACCEPT_CONTENT does not accept.
@@ -34,6 +33,4 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Become the worker: same process id, so that signals reach it."""
-        argv = command_line()
-        os.execvpe(argv[0], argv, child_environment())
+        become(command_line())
