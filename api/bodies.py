@@ -32,13 +32,17 @@ class StrictJSONParser(JSONParser):
 
 
 def bound_body(request: HttpRequest) -> None:
-    """BodyTooLarge for more than 64 KiB, announced or not. Reads a body of unannounced
-    length (chunked) into memory up to that bound."""
+    """BodyTooLarge for more than 64 KiB, announced or not. Reads the rest into memory.
+
+    Read even where the request is then refused unseen: a server that answers first has to
+    close the connection, and the client's next request may be lost on it.
+    """
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     length = request.META.get("CONTENT_LENGTH") or ""
     if length.isascii() and length.isdigit():
         if int(length[:20]) > most:
             raise BodyTooLarge("A request body has at most 64 KiB.")
+        _ = request.body
         return
     if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
         body = _read(request.META["wsgi.input"], most + 1)

@@ -1,7 +1,6 @@
 """How a command turns into the one program it is named for."""
 
 import os
-from collections.abc import Sequence
 from typing import NoReturn
 
 from django.db import connection, connections
@@ -11,7 +10,7 @@ from tokens.keyring import load_keyring, verify_keys
 from tokens.models import VaultKey
 
 
-def become(argv: Sequence[str]) -> NoReturn:
+def become(argv: list[str]) -> NoReturn:
     """Replace this process by ``argv``: same process id, so that signals reach it.
 
     Not before the keys at hand have opened what the database holds. ConfigurationError

@@ -407,6 +407,7 @@ def test_mallory_without_a_credential_is_told_what_to_do(
         ("sk-test-default", "named 'default'"),
         (MASTER_KEY, "master key belongs to no single user"),
     ],
+    ids=["no user", "default", "master key"],
 )
 def test_a_key_without_a_person_behind_it_is_refused(
     team_proxy: Proxy, anthropic: Simulator, key: str, sentence: str

@@ -65,6 +65,7 @@ def _router(settings: Settings, tokens: Callable[[], Tokens]) -> APIRouter:
         mine = tokens()
         path = request.url.path.rstrip("/")[request.url.path.rindex(_PREFIX) :]
         try:
+            await mine.offer_block()
             answer = await mine.vault.relay(request.method, path, user=user, content=content)
         except VaultError as error:
             raise refusal_for(error, user=user) from None

@@ -32,8 +32,7 @@ class Tokens:
 
     async def of(self, user: str) -> AccessToken:
         """The user's token. Raises :class:`VaultError` where there is none to use."""
-        if self._offered is not None:
-            await self._offer_once(self._offered)
+        await self.offer_block()
         return await self._cache.token(user)
 
     async def rejected(self, user: str, token: Secret) -> None:
@@ -47,10 +46,13 @@ class Tokens:
     async def aclose(self) -> None:
         await self.vault.aclose()
 
-    async def _offer_once(self, offered: OfferedCredential) -> None:
-        """Before the first question of this process; at the next one if the vault was away."""
+    async def offer_block(self) -> None:
+        """The tokens of the block are given to the vault, once, before this process asks it
+        anything; at the next question if the vault was away (VaultUnreachable)."""
+        if self._offered is None:
+            return
         if self._offering is None:
-            self._offering = asyncio.create_task(self._offer(offered))
+            self._offering = asyncio.create_task(self._offer(self._offered))
         try:
             await asyncio.shield(self._offering)
         except VaultUnreachable:

@@ -1,6 +1,6 @@
-"""A hundred callers for one expired credential: one refresh, and nobody goes without.
+"""Real web processes, and a real HTTP server on the far side.
 
-Real web processes and a real HTTP server on the far side.
+A hundred callers for one expired credential: one refresh, and nobody goes without.
 """
 
 import json
@@ -94,3 +94,23 @@ def test_a_web_process_that_is_stopped_saves_the_refresh_it_has_under_way(
     status = oauthvault("status", "--tenant", "default", "--user", "default", "--json", **variables)
     assert json.loads(status.stdout)["refresh_count"] == 1, status.stdout
     assert upstream.counts.refreshed == 1
+
+
+def test_a_refused_body_does_not_cost_the_next_request_its_connection(tmp_path: Path) -> None:
+    """A server that answers before it has read the body must close, and the next request of
+    the same client may be lost on the closing connection."""
+    variables = {
+        "OAUTHVAULT_DATA_DIR": str(tmp_path / "data"),
+        "OAUTHVAULT_SERVICE_KEY": SERVICE_KEY,
+    }
+    with (
+        web_processes(tmp_path, 1, **variables) as (address,),
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        body = b"x" * 60_000
+        key = {"Authorization": f"Bearer {SERVICE_KEY}"}
+        for _ in range(30):
+            refused = client.put("/auth/claude/token", content=body, headers=key)
+            assert refused.status_code == 415
+            assert client.put("/auth/claude/token?x=1", content=body).status_code == 401
+            assert client.post("/auth/claude/refresh?x=1", headers=key).status_code == 400
