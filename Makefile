@@ -2,7 +2,7 @@
 # Python 3.11 or newer, and a package index that pip can reach. Nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lock clean .venv .venv-litellm
+.PHONY: help run test bench lint lock clean .venv .venv-litellm
 SHELL := /bin/sh
 PIP := -m pip --disable-pip-version-check -qq
 
@@ -10,6 +10,7 @@ help:
 	@echo 'make run             everything from nothing to a running vault on http://127.0.0.1:8000'
 	@echo 'make test            the test suite on SQLite, then on PostgreSQL and Redis;'
 	@echo '                     make test ARGS="--only sqlite -k refresh" for a part of it'
+	@echo 'make bench           measure: ratios of one interleaved run, as a table and as JSON'
 	@echo 'make lint            ruff, mypy, import-linter'
 	@echo 'make lock            resolve the dependencies anew into the lock files'
 	@echo 'make .venv           the environment for developers alone'
@@ -24,6 +25,9 @@ run: .venv/.runtime
 
 test: .venv/.dev
 	@exec .venv/bin/python -m tests $(ARGS)
+
+bench: .venv/.dev
+	@exec .venv/bin/python -m bench $(ARGS)
 
 lint: .venv/.dev
 	.venv/bin/ruff check .

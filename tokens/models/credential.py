@@ -157,6 +157,13 @@ class OAuthCredential(models.Model):
                 condition=Q(refresh_due_at__isnull=False),
                 name="credential_due",
             ),
+            # What tokens.refresh.settle_abandoned asks with every sweep:
+            #   WHERE unanswered_presentations >= 2 AND lease_until < $then AND standing = 'active'
+            models.Index(
+                fields=["lease_until"],
+                condition=Q(unanswered_presentations__gte=2),
+                name="credential_exhausted",
+            ),
             models.Index(fields=["tenant", "expires_at"], name="credential_expiry"),
         ]
 
