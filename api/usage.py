@@ -3,36 +3,30 @@
 Once a minute and key at most. A process that is killed loses the last seconds of it.
 """
 
-import atexit
 import logging
 import threading
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 from django.db.models import Q
 
 from api.models import ApiKey
+from tokens.behind import WriteBehind
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL = 5.0
 _ONCE_IN = 60
 
 _lock = threading.Lock()
 _used: dict[tuple[int, int], int] = {}
-_stop = threading.Event()
-_writer: threading.Thread | None = None
 
 
 def note(*, key: ApiKey, now: float) -> None:
     """This key was shown and was good. Touches no database."""
-    global _writer
     if key.last_used_at is not None and now - key.last_used_at < _ONCE_IN:
         return
     with _lock:
         _used[(key.tenant_id, key.pk)] = int(now)
-        if _writer is None or not _writer.is_alive():
-            _writer = threading.Thread(target=_write_for_ever, name="key-usage", daemon=True)
-            _writer.start()
+    _writer.wake()
 
 
 def write() -> None:
@@ -52,20 +46,4 @@ def write() -> None:
         logger.warning("the last use of keys cannot be written; it is kept and tried again")
 
 
-def _write_for_ever() -> None:
-    while not _stop.wait(_INTERVAL):
-        _write_and_close()
-    _write_and_close()
-
-
-def _write_and_close() -> None:
-    if _used:
-        write()
-        connection.close()
-
-
-@atexit.register
-def _finish() -> None:
-    _stop.set()
-    if _writer is not None:
-        _writer.join(timeout=5)
+_writer = WriteBehind("key usage", write)

@@ -147,8 +147,9 @@ REFRESH_DEADLINE = 30.0
 REFRESH_LEASE = 45.0
 # A refresh token whose first presentation had no answer is presented once more, never again.
 MOST_PRESENTATIONS = 2
-# Seconds between two writings of who was handed what. None: only when asked to (tests).
-HAND_OUTS_WRITTEN_EVERY: float | None = 3.0
+# Seconds between two writings of what is gathered behind requests (tokens/behind.py).
+# None: only when asked to (tests).
+WRITE_BEHIND_EVERY: float | None = 3.0
 
 # --- First operator, first key, who sees what ------------------------------------------
 

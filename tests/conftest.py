@@ -19,9 +19,6 @@ from tokens.importing import import_credential
 from tokens.models import OAuthCredential, Tenant
 from tokens.tenants import create_tenant, ensure_default_tenant
 
-# What is written behind requests is written when a test asks for it.
-usage._INTERVAL = 86_400.0
-
 Store = Callable[[Tenant, str, Login], OAuthCredential]
 MakeKey = Callable[..., str]
 

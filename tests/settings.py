@@ -33,4 +33,4 @@ if not ON_POSTGRESQL:
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 CELERY_BROKER_URL = "memory://"
 CLOCK_OFFSET = float(os.environ.get("OAUTHVAULT_TEST_CLOCK_OFFSET", "0"))
-HAND_OUTS_WRITTEN_EVERY = None
+WRITE_BEHIND_EVERY = None

@@ -5,15 +5,14 @@ seconds and when the process ends. A process that is killed loses the last few s
 this count, and of nothing else.
 """
 
-import atexit
 import logging
 import threading
 from collections import Counter
 
-from django.conf import settings
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, transaction
 from django.db.models import F, Q
 
+from tokens.behind import WriteBehind
 from tokens.models import HandOut, OAuthCredential
 
 logger = logging.getLogger(__name__)
@@ -21,21 +20,15 @@ logger = logging.getLogger(__name__)
 _lock = threading.Lock()
 _counts: Counter[tuple[int, int, str, int]] = Counter()
 _last_used: dict[tuple[int, int], int] = {}
-_stop = threading.Event()
-_writer: threading.Thread | None = None
 
 
 def note(*, credential: OAuthCredential, actor: str, now: float) -> None:
     """Count one hand-out of this credential to ``actor``. Touches no database."""
-    global _writer
     place = (credential.tenant_id, credential.pk)
     with _lock:
         _counts[(*place, actor[:200], int(now) // 60)] += 1
         _last_used[place] = int(now)
-        wanted = settings.HAND_OUTS_WRITTEN_EVERY is not None
-        if wanted and (_writer is None or not _writer.is_alive()):
-            _writer = threading.Thread(target=_write_for_ever, name="hand-outs", daemon=True)
-            _writer.start()
+    _writer.wake()
 
 
 def write() -> None:
@@ -47,8 +40,9 @@ def write() -> None:
     if not counts:
         return
     try:
+        # In one order everywhere: two processes that lock the same rows must not cross.
         with transaction.atomic():
-            for (tenant_id, credential_id), at in used.items():
+            for (tenant_id, credential_id), at in sorted(used.items()):
                 OAuthCredential.objects.filter(
                     Q(last_used=None) | Q(last_used__lt=at), tenant_id=tenant_id, pk=credential_id
                 ).update(last_used=at)
@@ -57,7 +51,7 @@ def write() -> None:
                     pk__in={credential_id for _, credential_id, _, _ in counts}
                 ).values_list("pk", flat=True)
             )
-            for (tenant_id, credential_id, actor, minute), count in counts.items():
+            for (tenant_id, credential_id, actor, minute), count in sorted(counts.items()):
                 if credential_id not in living:
                     continue
                 row, _ = HandOut.objects.get_or_create(
@@ -73,19 +67,4 @@ def write() -> None:
         logger.warning("the record of hand-outs cannot be written; it is kept and tried again")
 
 
-def _write_for_ever() -> None:
-    while not _stop.wait(settings.HAND_OUTS_WRITTEN_EVERY):
-        try:
-            write()
-        except Exception:
-            # Whatever it was: the next hand-outs are counted all the same.
-            logger.exception("a record of hand-outs could not be written")
-    write()
-    connection.close()
-
-
-@atexit.register
-def _finish() -> None:
-    _stop.set()
-    if _writer is not None:
-        _writer.join(timeout=5)
+_writer = WriteBehind("hand-outs", write)
