@@ -4,6 +4,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help run test bench lint lock clean .venv .venv-litellm
 SHELL := /bin/sh
+# What pip says about a network that is not there does not name it.
+OFFLINE := { echo 'The packages could not be installed: can pip reach a package index from here?' >&2; exit 1; }
 PIP := -m pip --disable-pip-version-check -qq
 
 help:
@@ -57,14 +59,14 @@ lock: .venv/.dev
 .venv/.runtime: .venv/.made requirements/runtime.lock pyproject.toml
 	@rm -f $@
 	@echo 'Installing the locked packages into .venv (a minute or two, the first time)'
-	@.venv/bin/python $(PIP) install --require-hashes -r requirements/runtime.lock
+	@.venv/bin/python $(PIP) install --require-hashes -r requirements/runtime.lock || $(OFFLINE)
 	@.venv/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/.dev: .venv/.made requirements/runtime.lock requirements/dev.lock pyproject.toml
 	@rm -f $@
 	@echo 'Installing the locked packages for developers into .venv (some minutes, the first time)'
-	@.venv/bin/python $(PIP) install --require-hashes -r requirements/dev.lock
+	@.venv/bin/python $(PIP) install --require-hashes -r requirements/dev.lock || $(OFFLINE)
 	@.venv/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	@touch .venv/.runtime $@
 
@@ -74,7 +76,7 @@ lock: .venv/.dev
 		integrations/litellm/pyproject.toml
 	@rm -f $@
 	@echo 'Installing LiteLLM and the hook into .venv-litellm (some minutes, the first time)'
-	@.venv-litellm/bin/python $(PIP) install --require-hashes -r integrations/litellm/requirements.lock
+	@.venv-litellm/bin/python $(PIP) install --require-hashes -r integrations/litellm/requirements.lock || $(OFFLINE)
 	@.venv-litellm/bin/python $(PIP) install --no-deps --no-build-isolation -e integrations/litellm
 	@touch $@
 

@@ -115,9 +115,12 @@ def after_cursor(cursor: str | None) -> str | None:
     if cursor is None:
         return None
     try:
-        return urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode("utf-8")
+        text = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode("utf-8")
     except ValueError:
-        raise InvalidRequest({"cursor": "is none that this vault gave out"}) from None
+        text = "\0"
+    if "\0" in text:  # no user's id has one, and PostgreSQL takes none
+        raise InvalidRequest({"cursor": "is none that this vault gave out"})
+    return text
 
 
 def statistics(counted: Statistics) -> Json:

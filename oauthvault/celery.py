@@ -22,4 +22,7 @@ app.set_default()
 def sweep_at_once(**kwargs: object) -> None:
     """What fell due while the scheduler was away does not wait for its first interval."""
     logger.info("starting; a sweep every %g s", settings.SWEEP_INTERVAL)
-    app.send_task("tokens.sweep", expires=60)
+    try:
+        app.send_task("tokens.sweep", expires=60, retry=False)
+    except app.connection().connection_errors as error:
+        logger.warning("the broker does not answer (%s); the next sweep tries again", error)

@@ -2,27 +2,87 @@
 
 import os
 import sys
+from pathlib import Path
+from typing import NoReturn
+
+_HELP = {"help", "--help", "-h"}
+# What may begin a vault in an empty folder. Everything else looks for one that is there.
+_BEGINNERS = {"up", "init", "migrate", "web", "worker", "beat"}
 
 
 def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "oauthvault.settings")
     from django.core.management import execute_from_command_line
-    from django.db.utils import OperationalError
+    from django.db.utils import OperationalError, ProgrammingError
 
+    from oauthvault import __version__
     from oauthvault.env import ConfigurationError
 
+    arguments = list(sys.argv if argv is None else argv)
+    wanted = arguments[1] if len(arguments) > 1 else "help"
+    if wanted == "--version":
+        print(__version__)
+        return
     try:
-        execute_from_command_line(list(sys.argv if argv is None else argv))
+        if wanted in _HELP and len(arguments) < 3:
+            _print_help()
+            return
+        if wanted in _ours().keys() - _BEGINNERS and not _HELP & set(arguments):
+            _refuse_missing_vault()
+        execute_from_command_line(arguments)
     except ConfigurationError as error:
-        sys.exit(_line(str(error)))
-    except OperationalError as error:
-        sys.exit(_line(f"the database cannot be used: {error}"))
+        _refuse(str(error))
+    except (OperationalError, ProgrammingError) as error:
+        if "no such table" in str(error) or "does not exist" in str(error):
+            _refuse(
+                "the database is not prepared: run `oauthvault init` (or `oauthvault up`) first"
+            )
+        if isinstance(error, ProgrammingError):
+            raise
+        _refuse(f"the database cannot be used: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _line(message: str) -> str:
-    return f"oauthvault: {' '.join(message.split())}"
+def _ours() -> dict[str, str]:
+    """Our commands and the packages that they are in, found without reading a setting."""
+    root = Path(__file__).resolve().parent.parent
+    return {
+        file.stem: package
+        for package in ("oauthvault", "tokens", "api")
+        for file in (root / package / "management" / "commands").glob("[a-z]*.py")
+    }
+
+
+def _refuse_missing_vault() -> None:
+    """Stop before a folder that holds no vault is made into half of one."""
+    if os.environ.get("DATABASE_URL") or os.environ.get("DATABASE_URL_FILE"):
+        return
+    folder = Path(os.environ.get("OAUTHVAULT_DATA_DIR", "").strip() or "data").absolute()
+    if not folder.is_dir():
+        _refuse(
+            f"there is no vault in {folder}: run this in the folder where `make run` or "
+            "`oauthvault up` was started, or name the place in OAUTHVAULT_DATA_DIR"
+        )
+
+
+def _print_help() -> None:
+    import django
+    from django.core.management import load_command_class
+
+    django.setup()
+
+    print("usage: oauthvault COMMAND [options]\n")
+    print("The commands; `oauthvault COMMAND --help` says more about each.\n")
+    for name, package in sorted(_ours().items()):
+        told = str(load_command_class(package, name).help)
+        print(f"  {name:<20} {told.partition('. ')[0].partition(': ')[0].rstrip('.')}")
+    print("\nDjango's own commands (shell, changepassword, dumpdata, …) work as well.")
+    print("Everything is configured by the environment: docs/configuration.md.")
+
+
+def _refuse(message: str) -> NoReturn:
+    sys.exit(f"oauthvault: {' '.join(message.split())}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The data directory and the keys that are generated into it, once, and kept."""
 
+import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from oauthvault.env import ConfigurationError
@@ -74,6 +76,14 @@ def write_once(path: Path, content: str) -> bool:
             os.unlink(temporary)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Wait for this process's turn at what the file stands for, and have it until the end."""
+    with path.open("w", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _sync_directory(path: Path) -> None:

@@ -7,6 +7,7 @@ Every secret ``X`` may be given as ``X_FILE`` naming a file, and leaves
 by accident carries it on.
 """
 
+import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from typing import overload
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
+# Every name that was asked for: what else looks like one of ours is a misspelling.
+_known: set[str] = set()
 # What was taken out of os.environ, for the children that we start on purpose.
 _taken: dict[str, str] = {}
 
@@ -34,6 +37,7 @@ def text(name: str, default: str) -> str: ...
 def text(name: str, default: None = None) -> str | None: ...
 def text(name: str, default: str | None = None) -> str | None:
     """The value of ``name`` without surrounding blanks; an empty one counts as unset."""
+    _known.add(name)
     value = os.environ.get(name, "").strip()
     return value or default
 
@@ -119,7 +123,20 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, **_taken}
 
 
+def strangers() -> list[str]:
+    """A sentence for each variable that looks like one of the vault's and is none."""
+    sentences = []
+    for name in sorted(os.environ.keys() - _known):
+        near = difflib.get_close_matches(name, _known, n=1, cutoff=0.85)
+        if near:
+            sentences.append(f"{name} is no variable of the vault; did you mean {near[0]}?")
+        elif name.startswith("OAUTHVAULT_"):
+            sentences.append(f"{name} is no variable of the vault; docs/configuration.md has them")
+    return sentences
+
+
 def _take(name: str) -> str | None:
+    _known.add(name)
     value = os.environ.pop(name, None)
     if value is None:
         # A second reader in this process (the settings may be imported anew by a

@@ -16,6 +16,9 @@ _SECRET_SHAPES = re.compile(
 )
 
 
+_WRONG_HOST = "django.security.DisallowedHost"
+
+
 def redact(text: str) -> str:
     """The text with everything in the shape of a token or a key replaced."""
     return _SECRET_SHAPES.sub("[redacted]", text)
@@ -26,7 +29,11 @@ class Redaction(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.request_id = current_request_id.get()
-        return redact(super().format(record))
+        text = super().format(record)
+        if record.name == _WRONG_HOST:
+            # One line in place of a traceback, with the name that the setting has here.
+            text = text.partition("\n")[0].replace("ALLOWED_HOSTS", "OAUTHVAULT_ALLOWED_HOSTS")
+        return redact(text)
 
 
 def configure(options: dict[str, Any]) -> None:
@@ -51,6 +58,7 @@ def configure(options: dict[str, Any]) -> None:
                 "celery.beat": {"level": "WARNING"},
                 "celery.worker.strategy": {"level": "WARNING"},
                 "celery.app.trace": {"level": "WARNING"},
+                "celery.worker.consumer.connection": {"level": "WARNING"},
                 "kombu.connection": {"level": "ERROR"},
             },
         }

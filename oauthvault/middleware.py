@@ -21,11 +21,10 @@ def request_id(
     def middleware(request: HttpRequest) -> HttpResponse:
         given = request.headers.get(HEADER, "")
         name = given if _ACCEPTED.fullmatch(given) else uuid.uuid4().hex
-        token = current_request_id.set(name)
-        try:
-            response = get_response(request)
-        finally:
-            current_request_id.reset(token)
+        # It stays until this thread's next request: Django logs a refusal after the last
+        # middleware has returned.
+        current_request_id.set(name)
+        response = get_response(request)
         response[HEADER] = name
         return response
 

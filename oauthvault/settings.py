@@ -4,6 +4,7 @@ Nothing here is secret by itself, nothing is a default for a wrong value, and th
 no debug mode: an error page with local variables has no place beside other people's keys.
 """
 
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,13 @@ OAUTHVAULT_ADMIN_PASSWORD = (
 OAUTHVAULT_SERVICE_KEY = (
     Secret(_value) if (_value := env.secret("OAUTHVAULT_SERVICE_KEY")) else None
 )
+if OAUTHVAULT_SERVICE_KEY is not None and not re.fullmatch(
+    r"ovs_[A-Za-z0-9_-]{43,200}", OAUTHVAULT_SERVICE_KEY.reveal()
+):
+    raise env.ConfigurationError(
+        "OAUTHVAULT_SERVICE_KEY must be ovs_ and at least 43 characters of base64url "
+        "(letters, digits, - and _)"
+    )
 OAUTHVAULT_METRICS_TOKEN = (
     Secret(_value) if (_value := env.secret("OAUTHVAULT_METRICS_TOKEN")) else None
 )

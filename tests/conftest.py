@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+from django.dispatch import receiver
 from pytest_django import Settings
 
 from api import ahead, usage
@@ -21,6 +24,13 @@ from tokens.tenants import create_tenant, ensure_default_tenant
 
 Store = Callable[[Tenant, str, Login], OAuthCredential]
 MakeKey = Callable[..., str]
+
+
+@receiver(post_migrate)
+def _give_the_vault_its_keys(sender: AppConfig, **kwargs: object) -> None:
+    """As `oauthvault init` does. Flushing after a test migrates too."""
+    if sender.name == "tokens":
+        keyring.ensure_vault_keys(keyring.load_keyring())
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ up, or may wait only a second, does not cut a refresh short. And only half of a 
 threads may wait at all: the others stay free for users whose token is alive.
 """
 
+import logging
 import random
 import threading
 import time
@@ -19,13 +20,16 @@ from tokens.errors import VaultError
 from tokens.models import Cause, Outcome, RefreshAttempt
 from tokens.refresh import refresh
 
+logger = logging.getLogger(__name__)
+
 _SHORTEST_POLL, _LONGEST_POLL = 0.025, 0.25
+_MOST_AT_ONCE, _MOST_OF_ONE_TENANT = 32, 16
 
 # Threads of a pool are joined when the interpreter ends: a refresh under way is saved
 # before the process goes.
-_pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="refresh")
+_pool = ThreadPoolExecutor(max_workers=_MOST_AT_ONCE, thread_name_prefix="refresh")
 _lock = threading.Lock()
-_begun: set[int] = set()
+_begun: dict[int, int] = {}  # credential, tenant
 _refusals: dict[int, VaultError] = {}
 _room = threading.BoundedSemaphore(max(1, settings.OAUTHVAULT_WEB_THREADS // 2))
 
@@ -49,7 +53,10 @@ def begin(*, tenant_id: int, credential_id: int, generation: int, cause: Cause, 
     with _lock:
         if credential_id in _begun:
             return
-        _begun.add(credential_id)
+        if sum(holder == tenant_id for holder in _begun.values()) >= _MOST_OF_ONE_TENANT:
+            # Its callers are told to come back in a moment; the others' are not kept waiting.
+            return
+        _begun[credential_id] = tenant_id
         _refusals.pop(credential_id, None)
     _pool.submit(_run, tenant_id, credential_id, generation, cause, actor)
 
@@ -104,7 +111,9 @@ def _run(tenant_id: int, credential_id: int, generation: int, cause: Cause, acto
     except VaultError as refusal:
         with _lock:
             _refusals[credential_id] = refusal
+    except Exception:
+        logger.exception("the refresh of credential %s could not be done", credential_id)
     finally:
         connection.close()
         with _lock:
-            _begun.discard(credential_id)
+            _begun.pop(credential_id, None)

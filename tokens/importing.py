@@ -10,7 +10,12 @@ from django.db import IntegrityError, transaction
 
 from tokens import audit, sealing
 from tokens.credential_file import MINTS_API_KEYS, ImportedCredential
-from tokens.errors import AlreadyStored, PreconditionFailed, StaleCredential
+from tokens.errors import (
+    AlreadyStored,
+    PreconditionFailed,
+    RefreshInProgress,
+    StaleCredential,
+)
 from tokens.keyring import fingerprint
 from tokens.models import (
     OAuthCredential,
@@ -23,6 +28,7 @@ from tokens.refresh import due_time
 
 # Where the file does not say when the login ends: what the public sources report.
 _USUAL_LOGIN_LIFE = 27 * 86_400
+_ACCESS_TOKEN_PREFIX = "sk-ant-oat"  # noqa: S105  what all of them begin with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +98,13 @@ def _store(
             expires_at=offered.expires_at,
             generation=1,
         )
-    warnings = _warnings(offered)
-    if held and credential.expires_at == offered.expires_at:
+    warnings = _warnings(offered, now=now)
+    if held:
         credential.tenant = tenant
-        return ImportResult(credential=credential, created=False, changed=False, warnings=warnings)
+        changed = _correct_expiry(credential, offered, now=now)
+        return ImportResult(
+            credential=credential, created=False, changed=changed, warnings=warnings
+        )
     _fill(credential, tenant, offered, created=created, now=now)
     sealing.record_fingerprints(
         credential=credential,
@@ -117,9 +126,9 @@ def _store(
 
 
 def _held_already(credential: OAuthCredential | None, offered: ImportedCredential) -> bool:
-    """Whether this user holds exactly this pair now. Raises for a login that is another's
-    or known to be spent. The one query of the vault that looks across tenants by purpose:
-    it answers with nothing but that there is a holder."""
+    """Whether this user holds this login now. Raises for one that is another's, or of which
+    any part is known to be spent. The one query of the vault that looks across tenants by
+    purpose: it answers with nothing but that there is a holder."""
     digests = {
         fingerprint(token.reveal()): token
         for token in (offered.access_token, offered.refresh_token)
@@ -131,21 +140,45 @@ def _held_already(credential: OAuthCredential | None, offered: ImportedCredentia
         )
     )
     own_id = credential.pk if credential is not None else None
-    deciding = fingerprint((offered.refresh_token or offered.access_token).reveal())
-    for credential_id, digest, retired_at in known:
-        if digest != deciding:
-            continue
-        if retired_at is not None:
-            raise StaleCredential(
-                "this login is known here, and has been refreshed or revoked since this copy "
-                "was made; sign in to Claude again for a new one"
-            )
-        if credential_id != own_id:
-            raise AlreadyStored("this login is stored already, for another user")
-    if any(other != own_id for other, _, _ in known):
+    if any(retired_at is not None for _, _, retired_at in known):
+        raise StaleCredential(
+            "this login is known here, and has been refreshed, replaced or revoked since this "
+            "copy was made; sign in to Claude again for a new one"
+        )
+    if any(holder != own_id for holder, _, _ in known):
         raise AlreadyStored("this login is stored already, for another user")
-    own_living = {digest for _, digest, retired_at in known if retired_at is None}
-    return own_living == set(digests)
+    if not known or credential is None:
+        return False
+    if {digest for _, digest, _ in known} == set(digests):
+        return True
+    # One half of the pair is held, the other was never seen here: a copy from a holder
+    # elsewhere, who has a pair of their own. While the held refresh token may be on its
+    # way, or lost on it, nothing may take its place and be presented as if it were new.
+    if credential.unanswered_presentations or credential.lease_id is not None:
+        raise RefreshInProgress(
+            "a refresh of this very login is under way; import it again in a moment",
+            retry_after=2,
+        )
+    return False
+
+
+def _correct_expiry(
+    credential: OAuthCredential, offered: ImportedCredential, *, now: float
+) -> bool:
+    """The pair is held already; only what is said of its end may be another.
+
+    Neither lease nor generation nor the count of presentations is touched: the refresh
+    token is the same, and may be under way at this moment.
+    """
+    if credential.expires_at == offered.expires_at or credential.lease_id is not None:
+        return False
+    credential.expires_at = offered.expires_at
+    if credential.refresh_due_at is not None and not credential.consecutive_failures:
+        credential.refresh_due_at = due_time(
+            expires_at=offered.expires_at, threshold=credential.tenant.threshold, now=now
+        )
+    credential.save(update_fields=["expires_at", "refresh_due_at", "updated_at"])
+    return True
 
 
 def _fill(
@@ -187,8 +220,15 @@ def _fill(
     credential.save()
 
 
-def _warnings(offered: ImportedCredential) -> list[str]:
+def _warnings(offered: ImportedCredential, *, now: float) -> list[str]:
     warnings = []
+    if not offered.access_token.reveal().startswith(_ACCESS_TOKEN_PREFIX):
+        warnings.append(
+            f"The access token does not begin with {_ACCESS_TOKEN_PREFIX}: it does not look like "
+            "one of Claude's, and the LiteLLM hook refuses others."
+        )
+    if offered.expires_at <= now:
+        warnings.append("The access token has expired already; it is refreshed before its use.")
     if offered.refresh_token is None:
         warnings.append(
             "There is no refresh token: this credential works until it expires, "

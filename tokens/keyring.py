@@ -29,10 +29,7 @@ def load_keyring() -> Keyring:
     if not given:
         kept = datadir.read_secret_file(settings.ENCRYPTION_KEY_FILE)
         if kept is None:
-            raise ConfigurationError(
-                "there is no encryption key yet: run `oauthvault init` (or `oauthvault up`), "
-                "or set CLAUDE_TOKEN_ENCRYPTION_KEY"
-            )
+            raise ConfigurationError(_why_no_key())
         given, source = [kept], str(settings.ENCRYPTION_KEY_FILE)
     try:
         return _keyring(tuple(given))
@@ -42,24 +39,48 @@ def load_keyring() -> Keyring:
         ) from None
 
 
+def check_keys() -> None:
+    """Prove that the keys at hand open what the database holds, if it holds anything.
+
+    Changes nothing at all. ConfigurationError says what is wrong.
+    """
+    if _something_is_sealed():
+        verify_keys(load_keyring())
+
+
 def prepare_keys() -> None:
-    """On the first start make the key file; on every start prove that the keys open the database.
+    """On the first start make the keys; on every start prove that they open the database.
 
     A key that does not open what is there stops the start and changes nothing: neither a
     new key file nor a new row comes of it.
     """
-    nothing_sealed = not VaultKey.objects.exists() and not DataKey.objects.exists()
-    if not settings.ENCRYPTION_KEYS and nothing_sealed:
+    if not settings.ENCRYPTION_KEYS and not _something_is_sealed():
         datadir.read_or_create(settings.ENCRYPTION_KEY_FILE, generate_kek)
+    keyring = load_keyring()
+    verify_keys(keyring)
+    ensure_vault_keys(keyring)
+    # Somebody who started in the same moment with another key may have been first.
+    verify_keys(keyring)
+
+
+def ensure_vault_keys(keyring: Keyring) -> None:
+    """Make the keys of the vault's own, all or none, where there are none yet.
+
+    In a transaction of their own, before anything is hashed with them: made inside another
+    one, a key could be rolled back and live on in the memory of its process.
+    """
+    present = set(VaultKey.objects.values_list("purpose", flat=True))
     try:
-        verify_keys(load_keyring())
-    except ConfigurationError:
-        if settings.ENCRYPTION_KEYS or settings.ENCRYPTION_KEY_FILE.exists():
-            raise
-        raise ConfigurationError(
-            f"{settings.ENCRYPTION_KEY_FILE} is missing, and the database holds tokens sealed "
-            "with it; restore the file, or set CLAUDE_TOKEN_ENCRYPTION_KEY"
-        ) from None
+        with transaction.atomic():
+            for purpose in (FINGERPRINTS, API_KEYS):
+                if purpose not in present:
+                    _, wrapped = keyring.new_key(key_id="vault", context=[purpose])
+                    VaultKey.objects.create(
+                        purpose=purpose, wrapped=wrapped, kek_id=keyring.primary_id
+                    )
+    except IntegrityError:
+        # Made by another process in the same moment.
+        return
 
 
 def verify_keys(keyring: Keyring) -> None:
@@ -130,6 +151,23 @@ def _new_data_key(tenant: Tenant) -> DataKey:
         return DataKey.objects.get(tenant=tenant, retired_at=None)
 
 
+def _something_is_sealed() -> bool:
+    return VaultKey.objects.exists() or DataKey.objects.exists()
+
+
+def _why_no_key() -> str:
+    if _something_is_sealed():
+        return (
+            "the database holds tokens sealed with an encryption key that is not at hand: "
+            f"{settings.ENCRYPTION_KEY_FILE} is missing and CLAUDE_TOKEN_ENCRYPTION_KEY is not "
+            "set. Restore the file, or give the variable that the vault was started with"
+        )
+    return (
+        "there is no encryption key yet: run `oauthvault init` (or `oauthvault up`), "
+        "or set CLAUDE_TOKEN_ENCRYPTION_KEY"
+    )
+
+
 def _hash(purpose: str, text: str) -> str:
     key = _vault_key(purpose)
     return hmac.new(key.derive(purpose), text.encode("utf-8"), hashlib.sha256).hexdigest()
@@ -140,14 +178,7 @@ def _vault_key(purpose: str) -> Key:
     keyring = load_keyring()
     row = VaultKey.objects.filter(purpose=purpose).first()
     if row is None:
-        _, wrapped = keyring.new_key(key_id="vault", context=[purpose])
-        try:
-            with transaction.atomic():
-                row = VaultKey.objects.create(
-                    purpose=purpose, wrapped=wrapped, kek_id=keyring.primary_id
-                )
-        except IntegrityError:
-            row = VaultKey.objects.get(purpose=purpose)
+        raise ConfigurationError("the vault has no keys yet: run `oauthvault init` first")
     return keyring.unwrap(row.wrapped, key_id="vault", context=[purpose])
 
 

@@ -8,9 +8,10 @@ import asyncio
 import email.utils
 import json
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from django.conf import settings
@@ -18,6 +19,8 @@ from django.conf import settings
 from oauthvault import __version__
 from tokens.grammar import is_token, scopes_of
 from tokens.secret import AccessToken, RefreshToken
+
+_T = TypeVar("_T")
 
 USER_AGENT = f"oauthvault/{__version__}"
 _MOST_BYTES = 64 * 1024
@@ -28,6 +31,8 @@ _DEFAULT_RETRY_AFTER = 60.0
 # Seconds. An `expires_in` that is missing, not a number or not above zero would have us
 # refresh in a loop, and one of centuries never again: neither is believed.
 ASSUMED_LIFE, LONGEST_LIFE = 300, 366 * 86_400
+# Answers of a gateway that lost sight of a request after it had passed it on.
+_WENT_THROUGH_PERHAPS = (504, 520, 524)
 _HOLD_WORDS = ("on hold", "suspended", "disabled", "banned", "deactivated")
 
 
@@ -82,7 +87,7 @@ def refresh(refresh_token: RefreshToken, *, deadline: float) -> Granted | Refuse
 
     ``deadline``: seconds for the whole exchange, name look-up to last byte.
     """
-    return asyncio.run(_refresh(refresh_token, deadline))
+    return _run(_refresh(refresh_token, deadline))
 
 
 def revoke(token: RefreshToken | AccessToken, *, deadline: float = 5.0) -> bool | None:
@@ -92,8 +97,19 @@ def revoke(token: RefreshToken | AccessToken, *, deadline: float = 5.0) -> bool 
     body = {"token": token.reveal(), "client_id": settings.CLAUDE_OAUTH_CLIENT_ID}
     if isinstance(token, RefreshToken):
         body["token_type_hint"] = "refresh_token"
-    answer = asyncio.run(_post(settings.CLAUDE_OAUTH_REVOKE_URL, {"data": body}, deadline))
+    answer = _run(_post(settings.CLAUDE_OAUTH_REVOKE_URL, {"data": body}, deadline))
     return answer.status == 200
+
+
+def _run(exchange: Coroutine[Any, Any, _T]) -> _T:
+    """Run to the end. A name look-up that hangs is left behind in its thread, where
+    `asyncio.run` would wait for it, past every deadline and past the lease."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(exchange)
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
 
 @dataclass
@@ -132,7 +148,8 @@ async def _post(url: str, content: dict[str, Any], deadline: float) -> _Exchange
     exchange = _Exchange()
 
     async def trace(event: str, info: dict[str, Any]) -> None:
-        if event.endswith("send_request_headers.started"):
+        # Not for the CONNECT to a proxy, which carries nothing of ours.
+        if event.endswith("send_request_headers.started") and info["request"].method == b"POST":
             exchange.sent = True
 
     try:
@@ -192,7 +209,9 @@ def _sort_refusal(answer: _Exchange, body: dict[str, Any] | None) -> Refused:
         return Refused(
             kind=Refusal.RATE_LIMITED, status=status, retry_after=_retry_after(answer.headers)
         )
-    if status >= 500:
+    if 200 <= status < 300 or status in _WENT_THROUGH_PERHAPS:
+        kind = Refusal.UNKNOWN
+    elif status >= 500:
         kind = Refusal.UNREACHABLE
     elif status in (400, 401, 403) and body is not None:
         if name == "invalid_grant":

@@ -17,20 +17,23 @@ import uuid
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.db import DatabaseError, IntegrityError, connection, transaction
-from django.db.models import F, FloatField, Q, Value
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Exists, F, FloatField, OuterRef, Q, Value
 from django.db.models.functions import Cast
 
 from tokens import audit, clock, oauth_client, sealing, statistics
-from tokens.errors import UpstreamRateLimited, VaultError
+from tokens.encryption import Key
+from tokens.errors import EncryptionError, UpstreamRateLimited, VaultError
 from tokens.keyring import sealing_key
 from tokens.models import (
     Cause,
+    DataKey,
     OAuthCredential,
     Outcome,
     Problem,
     RefreshAttempt,
     Standing,
+    Tenant,
     Upstream,
 )
 from tokens.oauth_client import Granted, Refusal, Refused
@@ -61,10 +64,10 @@ class Claim:
 
     credential: OAuthCredential
     refresh_token: RefreshToken
+    seals_with: tuple[DataKey, Key]
     lease_id: uuid.UUID
     cause: Cause
     actor: str
-    presented_before: int
 
 
 def refresh(
@@ -170,8 +173,15 @@ def _claim(
         return None
     # Both before the claim: what cannot be opened is not sent, what cannot be sealed
     # afterwards is not asked for.
-    refresh_token = sealing.open_refresh_token(credential)
-    sealing_key(credential.tenant)
+    try:
+        refresh_token = sealing.open_refresh_token(credential)
+    except EncryptionError as error:
+        logger.error(
+            "the refresh token of credential %s of tenant %s does not open: %s",
+            credential_id, tenant_id, error.detail,
+        )  # fmt: skip
+        raise
+    seals_with = sealing_key(credential.tenant)
     lease_id = uuid.uuid4()
     lease = Value(settings.REFRESH_LEASE, output_field=FloatField())
     with transaction.atomic():
@@ -179,6 +189,9 @@ def _claim(
         _refuse_while_rate_limited(now)
         claimed = OAuthCredential.objects.filter(
             Q(lease_until=None) | Q(lease_until__lte=clock.DatabaseNow()),
+            # No join: it would put the conditions on the row into a subquery, which is
+            # not asked again after a wait for the row's lock.
+            Exists(Tenant.objects.filter(pk=OuterRef("tenant_id"), suspended_at=None)),
             tenant_id=tenant_id,
             pk=credential_id,
             generation=credential.generation,
@@ -206,10 +219,10 @@ def _claim(
     return Claim(
         credential=credential,
         refresh_token=refresh_token,
+        seals_with=seals_with,
         lease_id=lease_id,
         cause=cause,
         actor=actor,
-        presented_before=credential.unanswered_presentations,
     )
 
 
@@ -257,15 +270,19 @@ def _save_patiently(
             if isinstance(answer, Granted):
                 return _save_granted(claim, answer, tries=tries, latency_ms=latency_ms)
             return _save_refused(claim, answer, tries=tries, latency_ms=latency_ms)
-        except DatabaseError:
+        except Exception as error:
+            # Whatever stands in the way: what is held here exists nowhere else.
             connection.close()
             if time.monotonic() > gives_up:
                 logger.critical(
-                    "the answer for credential %s of tenant %s could not be saved and is lost",
-                    claim.credential.pk, claim.credential.tenant_id,
+                    "the answer for credential %s of tenant %s could not be saved and is lost (%s)",
+                    claim.credential.pk, claim.credential.tenant_id, type(error).__name__,
                 )  # fmt: skip
                 raise
-            logger.warning("the database cannot be written; the refreshed token is held back")
+            logger.warning(
+                "the answer for credential %s cannot be saved (%s); it is held and tried again",
+                claim.credential.pk, type(error).__name__,
+            )  # fmt: skip
             time.sleep(random.uniform(0.2, 0.6))  # noqa: S311  spreads load
 
 
@@ -300,6 +317,7 @@ def _store_pair(current: OAuthCredential, claim: Claim, answer: Granted, now: fl
         credential_id=current.pk,
         access_token=answer.access_token,
         refresh_token=refresh_token,
+        under=claim.seals_with,
     )
     # A second presentation that was refused may have called this login dead while the
     # first one's answer was still on its way here. The answer knows better.
@@ -378,7 +396,14 @@ def _save_refused(claim: Claim, answer: Refused, *, tries: int, latency_ms: int)
 
 
 def _note_refusal(current: OAuthCredential, claim: Claim, answer: Refused, now: float) -> None:
-    final = _diagnose(current, claim, answer, now)
+    if current.lease_id != claim.lease_id:
+        # Another one has claimed it since, and decides. All that is known here is whether
+        # this one presentation was answered.
+        if not answer.spent_maybe and current.unanswered_presentations > 0:
+            current.unanswered_presentations -= 1
+            current.save(update_fields=["unanswered_presentations"])
+        return
+    final = _diagnose(current, answer, now)
     if final is not None:
         for field, value in _login_lost(final, now).items():
             setattr(current, field, value)
@@ -392,7 +417,7 @@ def _note_refusal(current: OAuthCredential, claim: Claim, answer: Refused, now: 
         # under way over there.
         wait = settings.REFRESH_LEASE + 1
     else:
-        current.unanswered_presentations = claim.presented_before
+        current.unanswered_presentations -= 1
         _clear_lease(current, claim)
         wait = max(answer.retry_after or 0.0, _back_off(current.consecutive_failures))
         if answer.kind is Refusal.RATE_LIMITED:
@@ -402,15 +427,14 @@ def _note_refusal(current: OAuthCredential, claim: Claim, answer: Refused, now: 
     current.save()
 
 
-def _diagnose(
-    current: OAuthCredential, claim: Claim, answer: Refused, now: float
-) -> Problem | None:
+def _diagnose(current: OAuthCredential, answer: Refused, now: float) -> Problem | None:
     """What ended this login, or None while it may still live."""
-    if answer.spent_maybe and claim.presented_before + 1 >= settings.MOST_PRESENTATIONS:
+    presented = current.unanswered_presentations
+    if answer.spent_maybe and presented >= settings.MOST_PRESENTATIONS:
         return Problem.ANSWER_LOST
     if answer.kind is not Refusal.INVALID_GRANT:
         return None
-    if claim.presented_before:
+    if presented > 1:
         return Problem.ANSWER_LOST
     if current.login_expires_at is not None and current.login_expires_at <= now:
         return Problem.LOGIN_ENDED

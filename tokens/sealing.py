@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tokens.encryption import Key
 from tokens.errors import EncryptionError
 from tokens.keyring import fingerprint, sealing_key, unwrap_data_key
 from tokens.models import (
@@ -30,9 +31,13 @@ def seal_pair(
     credential_id: int,
     access_token: AccessToken,
     refresh_token: RefreshToken | None,
+    under: tuple[DataKey, Key] | None = None,
 ) -> SealedPair:
-    """Seal both tokens under the tenant's data key, each for exactly its own column."""
-    row, key = sealing_key(tenant)
+    """Seal both tokens under the tenant's data key, each for exactly its own column.
+
+    ``under``: the key, where it was taken before, because afterwards would be too late.
+    """
+    row, key = under or sealing_key(tenant)
 
     def seal(token: Secret, field: str) -> str:
         return key.seal(

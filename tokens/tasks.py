@@ -1,5 +1,6 @@
 """The clock's rooms: what beat starts. Tasks are thin, and harmless when delivered twice."""
 
+import logging
 from collections.abc import Sequence
 
 from celery import shared_task
@@ -10,6 +11,8 @@ from tokens import clock
 from tokens.errors import VaultError
 from tokens.models import Cause, Heartbeat, OAuthCredential
 from tokens.refresh import refresh, settle_abandoned
+
+logger = logging.getLogger(__name__)
 
 _PAGE = 500
 _CHUNK = 10
@@ -30,7 +33,7 @@ def sweep() -> int:
     published = 0
     while page := _take_due(now=now):
         for start in range(0, len(page), _CHUNK):
-            refresh_credentials.delay(page[start : start + _CHUNK])
+            refresh_credentials.apply_async((page[start : start + _CHUNK],), expires=_PUBLISHED_FOR)
         published += len(page)
         if len(page) < _PAGE:
             break
@@ -51,9 +54,12 @@ def refresh_credentials(
                 cause=Cause(cause),
                 actor=actor,
             )
-        except VaultError:
-            # Said in the attempt or, for a deployment-wide pause, found again by the sweep.
-            continue
+        except VaultError as refusal:
+            # The sweep finds it again; a deployment-wide pause is nobody's fault.
+            logger.info("credential %s is not refreshed now: %s", credential_id, refusal.code)
+        except Exception:
+            # One that cannot be done must not keep the others of this task from theirs.
+            logger.exception("the refresh of credential %s could not be done", credential_id)
 
 
 def _take_due(*, now: float) -> list[Due]:

@@ -6,20 +6,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oauthvault.env import ConfigurationError
 from tests.conftest import Store
 from tests.simulator import Simulator
-from tokens import sealing, vault
+from tokens import keyring, sealing, vault
 from tokens.credential_file import DEFAULT_SCOPES, parse_credentials
 from tokens.errors import (
     AlreadyStored,
     InvalidCredentials,
     NoToken,
     PreconditionFailed,
+    RefreshInProgress,
     StaleCredential,
 )
 from tokens.importing import import_credential
-from tokens.models import Cause, OAuthCredential, Standing, Tenant, TokenFingerprint
-from tokens.refresh import refresh
+from tokens.models import (
+    Cause,
+    OAuthCredential,
+    Outcome,
+    Standing,
+    Tenant,
+    TokenFingerprint,
+    VaultKey,
+)
+from tokens.refresh import _ask, _claim, _save_patiently, refresh
 
 NOW = 1_800_000_000.0
 LATER = int(NOW) + 3600
@@ -287,3 +297,67 @@ def test_a_sealed_column_moved_to_another_row_or_tenant_does_not_open(
     )
     with pytest.raises(EncryptionError):
         vault.issue_access_token(tenant=acme, user_id="alice", actor="test", now=NOW)
+
+
+@pytest_db
+def test_a_corrected_expiry_of_the_held_login_touches_no_refresh_under_way(acme: Tenant) -> None:
+    alice = put(acme, "alice", offer())
+    OAuthCredential.objects.filter(pk=alice.pk).update(unanswered_presentations=1)
+    put(acme, "alice", offer(expiresAt=LATER + 5))
+    after = OAuthCredential.objects.get()
+    assert (after.generation, after.unanswered_presentations) == (1, 1)
+    assert after.expires_at == LATER + 5
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_same_login_imported_during_its_refresh_does_not_cost_the_new_pair(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    login = upstream.new_login("alice")
+    alice = store(acme, "alice", login)
+    claim = _claim(acme.pk, alice.pk, Cause.SWEEP, "test", None)
+    assert claim is not None
+    answer, _ = _ask(claim)
+    again = {"accessToken": login.access_token, "refreshToken": login.refresh_token}
+    put(acme, "alice", again | {"expiresAt": LATER})
+    assert _save_patiently(claim, answer, tries=1, latency_ms=1) == Outcome.REFRESHED
+    after = OAuthCredential.objects.select_related("data_key").get()
+    held = upstream.current_login("alice").refresh_token
+    assert sealing.open_refresh_token(after).reveal() == held
+
+
+@pytest_db
+def test_the_held_access_token_alone_does_not_throw_its_refresh_token_away(acme: Tenant) -> None:
+    put(acme, "alice", offer())
+    put(acme, "alice", offer(refreshToken=None, expiresAt=LATER + 5))
+    assert OAuthCredential.objects.get().has_refresh_token
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_old_file_is_stale_also_where_the_server_kept_the_refresh_token(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    login = upstream.new_login("alice")
+    alice = store(acme, "alice", login)
+    upstream.fault("keep_refresh_token")
+    refresh(tenant_id=acme.pk, credential_id=alice.pk, cause=Cause.DEMAND, actor="test")
+    with pytest.raises(StaleCredential):
+        store(acme, "alice", login)
+
+
+@pytest_db
+def test_a_half_known_login_is_not_taken_while_its_refresh_token_may_be_lost(acme: Tenant) -> None:
+    alice = put(acme, "alice", offer())
+    OAuthCredential.objects.filter(pk=alice.pk).update(unanswered_presentations=1)
+    with pytest.raises(RefreshInProgress):
+        put(acme, "alice", offer(accessToken="sk-ant-oat01-other"))
+
+
+@pytest_db
+def test_no_key_of_the_vault_is_made_inside_somebody_elses_transaction(acme: Tenant) -> None:
+    """Rolled back there, it would live on in this process and hash for nobody else."""
+    VaultKey.objects.all().delete()
+    keyring.forget()
+    with pytest.raises(ConfigurationError, match="init"):
+        put(acme, "alice", offer())
+    assert not VaultKey.objects.exists()

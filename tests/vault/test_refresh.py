@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from django.db import close_old_connections, connection, transaction
@@ -24,6 +25,7 @@ from tokens.errors import (
 from tokens.models import (
     AuditEvent,
     Cause,
+    DataKey,
     OAuthCredential,
     Outcome,
     Problem,
@@ -34,8 +36,10 @@ from tokens.models import (
     TenantStatistics,
     Upstream,
 )
-from tokens.refresh import refresh, settle_abandoned
+from tokens.oauth_client import Refusal, Refused
+from tokens.refresh import Claim, _ask, _claim, _save_patiently, refresh, settle_abandoned
 from tokens.tasks import sweep
+from tokens.tenants import suspend_tenant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -364,8 +368,6 @@ def test_a_process_that_died_in_flight_leaves_its_trace(
     alice: OAuthCredential, upstream: Simulator, reread: Reread
 ) -> None:
     """The claim is all that a killed process leaves behind; the lease ends by itself."""
-    from tokens.refresh import _claim
-
     assert _claim(alice.tenant_id, alice.pk, Cause.SWEEP, "scheduler", None) is not None
     assert refresh_one(alice) is None
     assert RefreshAttempt.objects.get().outcome == Outcome.IN_FLIGHT
@@ -516,3 +518,84 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < ends, "it never came about"
         time.sleep(0.01)
+
+
+def claim_of(credential: OAuthCredential) -> Claim:
+    claim = _claim(credential.tenant_id, credential.pk, Cause.SWEEP, "test", None)
+    assert claim is not None
+    return claim
+
+
+def test_a_stalled_holders_refusal_leaves_the_newer_claim_alone(
+    alice: OAuthCredential, reread: Reread
+) -> None:
+    stalled = claim_of(alice)
+    end_lease(alice)
+    newer = claim_of(alice)
+    for kind in (Refusal.UNREACHABLE, Refusal.INVALID_GRANT):
+        _save_patiently(stalled, Refused(kind=kind, status=503), tries=1, latency_ms=1)
+        after = reread(alice)
+        assert after.lease_id == newer.lease_id
+        assert after.standing == Standing.ACTIVE
+        assert after.problem == Problem.NONE
+    assert reread(alice).unanswered_presentations <= 1
+
+
+def test_one_definite_answer_and_one_lost_one_are_not_two_lost_ones(
+    alice: OAuthCredential, reread: Reread
+) -> None:
+    stalled = claim_of(alice)
+    end_lease(alice)
+    newer = claim_of(alice)
+    _save_patiently(stalled, Refused(kind=Refusal.UNREACHABLE, status=503), tries=1, latency_ms=1)
+    _save_patiently(newer, Refused(kind=Refusal.UNKNOWN), tries=1, latency_ms=1)
+    assert reread(alice).standing == Standing.ACTIVE
+
+
+def test_a_data_key_that_changes_during_a_refresh_does_not_cost_the_new_pair(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread
+) -> None:
+    """Seal with what was at hand at the claim: afterwards would be too late."""
+    claim = claim_of(alice)
+    answer, tries = _ask(claim)
+    DataKey.objects.filter(tenant=alice.tenant).update(retired_at="2026-01-01T00:00:00Z")
+    DataKey.objects.create(tenant=alice.tenant, key_id="alien", wrapped="v1.x.x", kek_id="x")
+    assert _save_patiently(claim, answer, tries=tries, latency_ms=1) == Outcome.REFRESHED
+    held = upstream.current_login("alice").refresh_token
+    assert sealing.open_refresh_token(reread(alice)).reveal() == held
+
+
+@pytest.mark.parametrize("status", [201, 204, 504, 520, 524])
+def test_an_answer_after_which_the_token_may_be_spent_is_an_unknown_outcome(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, status: int
+) -> None:
+    upstream.fail_next(status=status, rotates=True)
+    assert refresh_one(alice) == Outcome.UNKNOWN
+    assert reread(alice).unanswered_presentations == 1
+    assert upstream.counts.token_calls == 1
+
+
+def test_a_proxy_that_is_down_has_spent_nothing(
+    alice: OAuthCredential, reread: Reread, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CONNECT to a proxy carries no token of ours."""
+    refusing = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=refusing.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{refusing.server_port}")
+        settings.CLAUDE_OAUTH_TOKEN_URL = "https://auth.example.org/v1/oauth/token"
+        settings.CLAUDE_OAUTH_MAX_RETRIES = 0
+        for _ in range(3):
+            assert refresh_one(alice) == Outcome.UNREACHABLE
+        assert reread(alice).unanswered_presentations == 0
+    finally:
+        refusing.shutdown()
+        refusing.server_close()
+
+
+def test_a_suspended_tenants_credentials_are_not_claimed(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator
+) -> None:
+    suspend_tenant(tenant=acme, actor="test", now=time.time())
+    assert refresh_one(alice) is None
+    assert upstream.counts.token_calls == 0

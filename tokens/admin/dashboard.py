@@ -46,19 +46,20 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     how_many = stopped.count()
     by_status = _by_status(now)
     total = sum(entry["count"] for entry in by_status)
+    usable = statistics.statistics_of_all(now=now)
     closed = closed_until()
     context |= {
         "as_of": exact(now),
         "total": total,
-        "headline": _headline(how_many, total),
-        "tone": "bad" if how_many else ("uneasy" if scheduler.away else "good"),
+        "headline": _headline(how_many, total, usable.active_tokens),
+        "tone": _tone(how_many, usable.active_tokens, scheduler.away),
         "stopped": [_person(each, now) for each in _first(stopped, now)],
         "stopped_count": how_many,
         "stopped_link": f"{_list()}?status=cannot_work",
         "ending": [_person(each, now) for each in _ending(now)],
         "by_status": by_status,
         "next": [_expiry(each, now) for each in _next_expiries(now)],
-        "statistics": statistics.statistics_of_all(now=now),
+        "statistics": usable,
         "scheduler": scheduler,
         "auto_refresh": settings.CLAUDE_OAUTH_AUTO_REFRESH,
         "closed_until": moment(closed, now=now) if closed > now else None,
@@ -67,12 +68,20 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     return context
 
 
-def _headline(stopped: int, total: int) -> str:
+def _tone(stopped: int, usable: int, scheduler_away: bool) -> str:
+    if stopped:
+        return "bad"
+    return "uneasy" if scheduler_away or not usable else "good"
+
+
+def _headline(stopped: int, total: int, usable: int) -> str:
     if stopped:
         return ngettext("%(n)d person cannot work.", "%(n)d people cannot work.", stopped) % {
             "n": stopped
         }
-    return _("Everybody can work.") if total else _("Nobody has a credential here yet.")
+    if not total:
+        return _("Nobody has a credential here yet.")
+    return _("Everybody can work.") if usable else _("Nobody can work: all are revoked.")
 
 
 def _first(stopped: Any, now: float) -> list[OAuthCredential]:

@@ -1,7 +1,7 @@
 """Who may sign in here, with the dashboard's own forms.
 
-Accounts are Django's, and so is their log of changes. Nobody gives away more than they
-have: only a superuser changes what anybody may do, or touches another superuser.
+Accounts are Django's, and so is their log of changes. Superusers only: whoever could set
+another operator's password could sign in as them and have what they may.
 """
 
 from typing import Any
@@ -14,10 +14,12 @@ from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-_RIGHTS = ("is_superuser", "is_staff", "groups", "user_permissions")
-
 admin.site.unregister(User)
 admin.site.unregister(Group)
+
+
+def _superusers_only(self: Any, request: HttpRequest, obj: Any = None) -> bool:
+    return bool(request.user.is_superuser)
 
 
 @admin.register(User)
@@ -27,29 +29,11 @@ class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     change_password_form = AdminPasswordChangeForm
     list_display = ("username", "is_active", "is_superuser", "last_login")
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        if request.user.is_superuser:
-            return tuple(super().get_readonly_fields(request, obj))
-        return (*super().get_readonly_fields(request, obj), *_RIGHTS)
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return super().has_change_permission(request, obj) and _may_touch(request, obj)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return super().has_delete_permission(request, obj) and _may_touch(request, obj)
+    has_view_permission = has_add_permission = _superusers_only
+    has_change_permission = has_delete_permission = _superusers_only
 
 
 @admin.register(Group)
 class GroupAdmin(BaseGroupAdmin, ModelAdmin):
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_superuser)
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return bool(request.user.is_superuser)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return bool(request.user.is_superuser)
-
-
-def _may_touch(request: HttpRequest, user: User | None) -> bool:
-    return bool(request.user.is_superuser) or user is None or not user.is_superuser
+    has_view_permission = has_add_permission = _superusers_only
+    has_change_permission = has_delete_permission = _superusers_only

@@ -53,7 +53,12 @@ class VaultCommand(BaseCommand):
 
 
 def add_tenant(parser: ArgumentParser, *, required: bool = True) -> None:
-    parser.add_argument("--tenant", required=required, metavar="T", help="the tenant's name")
+    parser.add_argument(
+        "--tenant",
+        required=required,
+        metavar="T",
+        help="the tenant's slug, as create_tenant made it",
+    )
 
 
 def add_user(parser: ArgumentParser, *, required: bool = True) -> None:

@@ -1,5 +1,6 @@
 import re
 from argparse import ArgumentParser, ArgumentTypeError
+from datetime import UTC, datetime
 from typing import Any
 
 from api.keys import Scope, create_key
@@ -24,14 +25,17 @@ class Command(VaultCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("tenant", metavar="TENANT", help="the tenant's name")
+        parser.add_argument("tenant", metavar="TENANT", help="the tenant's slug")
         parser.add_argument("--user", default="", metavar="U", help="make a user key for U")
         parser.add_argument(
             "--scope", action="append", default=[], metavar="S",
             help=f"allow only this; repeats. One of {', '.join(Scope)}",
         )  # fmt: skip
         parser.add_argument(
-            "--expires-in", type=duration, metavar="D", help="for example 90d, 12h, 30m"
+            "--expires-in",
+            type=duration,
+            metavar="D",
+            help="for example 90d, 12h, 30m; digits alone are seconds",
         )
         parser.add_argument(
             "--allow-from", action="append", default=[], metavar="CIDR",
@@ -65,4 +69,8 @@ class Command(VaultCommand):
             )
             return
         self.say(new.text.reveal())
-        self.stderr.write("Keep it now: it is not shown again.")
+        ends = new.row.expires_at
+        until = (
+            "" if ends is None else f" It works until {datetime.fromtimestamp(ends, UTC):%c} UTC."
+        )
+        self.stderr.write(f"Keep it now: it is not shown again.{until}")

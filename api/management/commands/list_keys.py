@@ -42,9 +42,11 @@ class Command(VaultCommand):
             used = fact["last_used_at"]
             when = datetime.fromtimestamp(used, UTC).strftime("%Y-%m-%d %H:%M") if used else "never"
             whose = f" of {fact['user_id']}" if fact["user_id"] else ""
+            ends = fact["expires_at"]
+            until = f", ends {datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M}" if ends else ""
             self.say(
                 f"{fact['prefix']}…  {fact['tenant']:<16} {fact['kind']}{whose}, "
-                f"{fact['state']}, last used {when}  {fact['label']}"
+                f"{fact['state']}{until}, last used {when}  {fact['label']}".rstrip()
             )
 
 
@@ -53,4 +55,4 @@ def _state(key: ApiKey, now: float) -> str:
         return "revoked"
     if key.expires_at is not None and key.expires_at <= now:
         return "expired"
-    return "living"
+    return "active"

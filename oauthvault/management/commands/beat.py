@@ -4,9 +4,9 @@ import sys
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
 
 from oauthvault.management.become import become
+from tokens.management.command import VaultCommand
 
 
 def command_line() -> list[str]:
@@ -20,13 +20,12 @@ def command_line() -> list[str]:
     ]
 
 
-class Command(BaseCommand):
+class Command(VaultCommand):
     help = (
         "Run the scheduler (Celery beat), and nothing else: for a container of its own. Run one of "
         "it; two would only ask twice for the same sweeps. On one machine, `oauthvault up` runs "
         "everything."
     )
-    requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         become(command_line())

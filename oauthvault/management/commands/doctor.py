@@ -8,6 +8,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from oauthvault.env import ConfigurationError
+from oauthvault.management.commands.init import refuse_silent_redis
 from tokens import clock
 from tokens.keyring import load_keyring, verify_keys
 from tokens.management.command import VaultCommand, add_json
@@ -26,7 +27,7 @@ class Command(VaultCommand):
         findings = [_database()]
         if findings[0][1] == _GOOD:
             findings += [_migrations(), _keys(), _role(), _scheduler(), _first_steps()]
-        findings.append(_files())
+        findings += [_redis(), _files()]
         if options["json"]:
             self.print_json(
                 [{"what": what, "state": state, "detail": text} for what, state, text in findings]
@@ -99,6 +100,16 @@ def _first_steps() -> Finding:
     if not Tenant.objects.exists():
         return "tenants", _WORTH_A_LOOK, "none yet: run `oauthvault init`"
     return "tenants", _GOOD, f"{Tenant.objects.count()}"
+
+
+def _redis() -> Finding:
+    if settings.REDIS_URL is None:
+        return "broker", _GOOD, "files in the data directory (one machine only)"
+    try:
+        refuse_silent_redis()
+    except ConfigurationError as error:
+        return "broker", _BROKEN, str(error)
+    return "broker", _GOOD, "Redis answers"
 
 
 def _files() -> Finding:

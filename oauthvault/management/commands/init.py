@@ -4,24 +4,27 @@ import secrets
 from argparse import ArgumentParser
 from typing import Any
 
+import redis
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import IntegrityError, connection, connections, transaction
 
 from api.keys import adopt_environment_key
-from oauthvault import datadir
+from oauthvault import datadir, env
 from oauthvault.env import ConfigurationError
 from tokens import clock
 from tokens.credential_file import parse_credentials
 from tokens.errors import AlreadyStored, InvalidCredentials, StaleCredential, VaultError
 from tokens.importing import import_credential
-from tokens.keyring import prepare_keys
+from tokens.keyring import check_keys, load_keyring, prepare_keys
 from tokens.management.command import VaultCommand
 from tokens.models import DEFAULT_USER, VaultKey
 from tokens.tenants import ensure_default_tenant
 
 PASSWORD_FILE = "admin-password"  # noqa: S105  the name of a file
+# A double click takes the whole of it, and nobody reads one sign for another.
+_LETTERS = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 
 class Command(VaultCommand):
@@ -34,10 +37,20 @@ class Command(VaultCommand):
         parser.add_argument("--quiet", action="store_true", help="say only what is new")
 
     def run(self, **options: Any) -> None:
+        # One at a time on one data directory: SQLite has no lock for a whole migration.
+        with datadir.turn(settings.OAUTHVAULT_DATA_DIR / "init.lock"):
+            self._prepare(**options)
+
+    def _prepare(self, **options: Any) -> None:
+        for sentence in env.strangers():
+            self.say(f"Note: {sentence}")
+        refuse_silent_redis()
         refuse_powerful_role()
+        if settings.ENCRYPTION_KEYS:
+            load_keyring()  # of the right shape, or the start ends here
         if VaultKey._meta.db_table in connection.introspection.table_names():
             # Before anything is touched: a wrong key must change nothing.
-            prepare_keys()
+            check_keys()
         call_command("migrate", verbosity=0, interactive=False)
         prepare_keys()
         now = clock.now()
@@ -60,19 +73,28 @@ class Command(VaultCommand):
         users = get_user_model()
         if users.objects.filter(is_superuser=True).exists():
             return
-        given = settings.OAUTHVAULT_ADMIN_PASSWORD
-        password = given.reveal() if given is not None else secrets.token_urlsafe(12)
-        name = settings.OAUTHVAULT_ADMIN_USER
-        users.objects.create_superuser(username=name, email="", password=password)
-        if given is not None:
-            self.say(f"First operator: {name}, with the password from OAUTHVAULT_ADMIN_PASSWORD.")
-        elif self.stdout.isatty():
-            self.say(f"First operator: {name}, password {password} (shown this once)")
-        else:
-            path = settings.OAUTHVAULT_DATA_DIR / PASSWORD_FILE
+        given, name = settings.OAUTHVAULT_ADMIN_PASSWORD, settings.OAUTHVAULT_ADMIN_USER
+        password = given.reveal() if given is not None else _new_password()
+        path = settings.OAUTHVAULT_DATA_DIR / PASSWORD_FILE
+        to_file = given is None and not self.stdout.isatty()
+        if to_file:
+            # Before the operator: one whose password nobody can read is locked out.
             path.unlink(missing_ok=True)
             datadir.write_once(path, password)
+        try:
+            with transaction.atomic():
+                users.objects.create_superuser(username=name, email="", password=password)
+        except IntegrityError:
+            # Made by another `init` in the same moment, which also said the password.
+            if to_file:
+                path.unlink(missing_ok=True)
+            return
+        if given is not None:
+            self.say(f"First operator: {name}, with the password from OAUTHVAULT_ADMIN_PASSWORD.")
+        elif to_file:
             self.say(f"First operator: {name}; the password is in {path} (delete it once read).")
+        else:
+            self.say(f"First operator: {name}, password {password} (shown this once)")
 
     def _credential_from_environment(self, now: float) -> None:
         access = settings.CLAUDE_ACCESS_TOKEN
@@ -110,6 +132,10 @@ class Command(VaultCommand):
                     self.say(f"  Note: {warning}")
 
 
+def _new_password() -> str:
+    return "".join(secrets.choice(_LETTERS) for _ in range(16))
+
+
 def _named(refusal: InvalidCredentials) -> str:
     names = {
         "access_token": "CLAUDE_ACCESS_TOKEN",
@@ -117,6 +143,19 @@ def _named(refusal: InvalidCredentials) -> str:
         "expires_at": "CLAUDE_EXPIRES_AT",
     }
     return "; ".join(f"{names.get(field, field)} {why}" for field, why in refusal.fields.items())
+
+
+def refuse_silent_redis() -> None:
+    """A Redis that is named must answer: without it nothing is refreshed ahead."""
+    if settings.REDIS_URL is None:
+        return
+    try:
+        with redis.Redis.from_url(settings.REDIS_URL.reveal(), socket_connect_timeout=5) as server:
+            server.ping()
+    except (redis.RedisError, OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"REDIS_URL names a Redis that does not answer ({type(error).__name__})"
+        ) from None
 
 
 def refuse_powerful_role() -> None:

@@ -14,19 +14,20 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import connections
 
 from oauthvault import __version__
 from oauthvault.env import child_environment
 from oauthvault.management.commands import beat, web, worker
 from oauthvault.supervisor import Program, Supervisor
+from tokens.management.command import VaultCommand
 
 # A refresh may take 30 s, and saving it a little longer.
 GRACE = 60.0
 
 
-class Command(BaseCommand):
+class Command(VaultCommand):
     help = (
         "Run the whole vault in the foreground: prepare the database, the keys and the first "
         "operator (as `oauthvault init` does), then web server, worker and scheduler together. "
@@ -103,7 +104,7 @@ class Command(BaseCommand):
         broker = "Redis" if settings.REDIS_URL is not None else "files"
         self._print(
             f"\noauthvault {__version__} is ready after {time.monotonic() - began:.1f} s\n\n"
-            f"  vault    {base}/auth/claude/\n"
+            f"  vault    {base}\n"
             f"  admin    {base}/admin/\n"
             f"  API      {base}/api/docs\n"
             f"  health   {base}/auth/claude/health\n"

@@ -4,9 +4,9 @@ import sys
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
 
 from oauthvault.management.become import become
+from tokens.management.command import VaultCommand
 
 
 def command_line() -> list[str]:
@@ -28,13 +28,12 @@ def command_line() -> list[str]:
     ]
 
 
-class Command(BaseCommand):
+class Command(VaultCommand):
     help = (
         "Serve HTTP on OAUTHVAULT_HOST:OAUTHVAULT_PORT with OAUTHVAULT_WEB_WORKERS processes of "
         "OAUTHVAULT_WEB_THREADS threads, and nothing else: for a container of its own. Run "
         "`oauthvault init` first. On one machine, `oauthvault up` runs everything."
     )
-    requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         become(command_line())

@@ -4,9 +4,9 @@ import sys
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
 
 from oauthvault.management.become import become
+from tokens.management.command import VaultCommand
 
 # As root (a container, a bare machine) Celery warns at every start. Its reason is
 # pickle, which CELERY_ACCEPT_CONTENT does not accept.
@@ -24,13 +24,12 @@ def command_line() -> list[str]:
     ]
 
 
-class Command(BaseCommand):
+class Command(VaultCommand):
     help = (
         "Run the Celery worker with OAUTHVAULT_WORKER_CONCURRENCY threads, and nothing else: for a "
         "container of its own. SIGTERM ends it when the refreshes under way are saved. On one "
         "machine, `oauthvault up` runs everything."
     )
-    requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         become(command_line())

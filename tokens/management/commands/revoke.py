@@ -36,7 +36,8 @@ class Command(VaultCommand):
         tenant = tenant_named(options["tenant"])
         users = [options["user"]] if options["user"] else _living_users(tenant.pk)
         if options["all"] and users and not options["yes"] and self.stdin_is_terminal():
-            answer = input(f"Revoke the credentials of {len(users)} users of {tenant.slug}? [y/N] ")
+            people = "1 user" if len(users) == 1 else f"{len(users)} users"
+            answer = input(f"Revoke the credentials of {people} of {tenant.slug}? [y/N] ")
             if answer.strip().lower() not in {"y", "yes"}:
                 raise CommandError("nothing was revoked")
         results = []
@@ -66,7 +67,7 @@ class Command(VaultCommand):
                     f"out before may live until {until:%Y-%m-%d %H:%M:%S} UTC)"
                 )
             else:
-                self.say(f"{result['user_id']}: nothing is stored")
+                self.say(f"{result['user_id']}: nothing is stored, or it was revoked before")
 
     @staticmethod
     def stdin_is_terminal() -> bool:

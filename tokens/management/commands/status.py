@@ -36,6 +36,7 @@ class Command(VaultCommand):
             "expires_at": credential.expires_at,
             "expires_in": credential.expires_in(now=now),
             "login_expires_at": credential.login_expires_at,
+            "login_expiry_is_estimate": credential.login_expiry_is_estimate,
             "refresh_count": credential.refresh_count,
             "last_refreshed_at": credential.last_refreshed_at,
             "last_used": credential.last_used,
