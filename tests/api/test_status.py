@@ -180,7 +180,16 @@ def test_the_list_has_every_page_once_and_only_the_own_tenant(
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=501", "limit=x", "status=great", "cursor=%FF", "cursor=_w", "user=bob"],
+    [
+        "limit=0",
+        "limit=501",
+        "limit=x",
+        "status=great",
+        "cursor=%FF",
+        "cursor=_w",
+        "cursor=AA==",
+        "user=bob",
+    ],
 )
 def test_a_query_that_cannot_be_meant_is_refused_by_name(
     ask: Caller, acme_key: str, query: str

@@ -162,3 +162,42 @@ def test_a_wrong_call_ends_with_2_and_a_refusal_with_1(tmp_path: Path) -> None:
     refused = run(tmp_path, "status", "--tenant", "nobody", "--user", "x")
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
+
+
+def test_three_first_starts_at_once_make_one_vault(tmp_path: Path) -> None:
+    starts = [
+        subprocess.Popen(
+            [sys.executable, "-m", "oauthvault.cli", "init"],
+            env=clean_environment(OAUTHVAULT_DATA_DIR=str(tmp_path / "data")),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [start.communicate(timeout=90) for start in starts]
+    assert [start.returncode for start in starts] == [0, 0, 0], said
+    assert sum("First operator" in out for out, _ in said) == 1
+    assert run(tmp_path, "doctor").returncode == 0
+
+
+def test_a_command_that_finds_no_vault_says_so_and_makes_none(tmp_path: Path) -> None:
+    done = run(tmp_path, "credentials")
+    assert done.returncode == 1
+    assert "there is no vault" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_misspelt_variable_is_named_with_the_nearest_right_one(tmp_path: Path) -> None:
+    done = run(tmp_path, "init", OAUTHVAULT_PROT="9000")
+    assert (
+        "OAUTHVAULT_PROT is no variable of the vault; did you mean OAUTHVAULT_PORT?" in done.stdout
+    )
+
+
+def test_a_redis_that_does_not_answer_stops_the_start(tmp_path: Path) -> None:
+    done = run(tmp_path, "init", REDIS_URL="redis://:canary@127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "REDIS_URL" in done.stderr
+    assert "canary" not in done.stdout + done.stderr

@@ -17,6 +17,7 @@ from tokens import clock, sealing, vault
 from tokens.errors import (
     NoRefreshToken,
     ReauthorizationRequired,
+    RefreshInProgress,
     Revoked,
     TokenExpired,
     UpstreamRateLimited,
@@ -599,3 +600,22 @@ def test_a_suspended_tenants_credentials_are_not_claimed(
     suspend_tenant(tenant=acme, actor="test", now=time.time())
     assert refresh_one(alice) is None
     assert upstream.counts.token_calls == 0
+
+
+def test_one_tenants_many_expired_credentials_do_not_keep_another_tenant_waiting(
+    acme: Tenant, globex: Tenant, upstream: Simulator, store: Store
+) -> None:
+    users = [f"user{number}" for number in range(40)]
+    for user in users:
+        store(acme, user, upstream.new_login(user, expires_in=-10))
+    carol = upstream.new_login("carol", expires_in=-10)
+    store(globex, "carol", carol)
+    upstream.latency_ms = 1000
+    now = time.time()
+    for user in users:
+        with pytest.raises(RefreshInProgress):
+            vault.issue_access_token(tenant=acme, user_id=user, actor="test", wait=0, now=now)
+    handed = vault.issue_access_token(tenant=globex, user_id="carol", actor="test", now=now)
+    assert handed.access_token.reveal() == upstream.current_login("carol").access_token
+    begun_for_acme = sum(upstream.counts_of(user).token_calls for user in users)
+    assert begun_for_acme <= 2 * 16, "she did not wait behind all of them"
