@@ -24,7 +24,7 @@ from tokens.models import (
     Tenant,
     TokenFingerprint,
 )
-from tokens.refresh import due_time
+from tokens.refresh.schedule import due_time
 
 # Where the file does not say when the login ends: what the public sources report.
 _USUAL_LOGIN_LIFE = 27 * 86_400

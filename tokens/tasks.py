@@ -10,7 +10,8 @@ from django.db.models import Q
 from tokens import clock
 from tokens.errors import VaultError
 from tokens.models import Cause, Heartbeat, OAuthCredential
-from tokens.refresh import refresh, settle_abandoned
+from tokens.refresh import refresh
+from tokens.refresh.abandoned import settle_abandoned
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,10 @@ from tokens.models import (
     TokenFingerprint,
     VaultKey,
 )
-from tokens.refresh import _ask, _claim, _save_patiently, refresh
+from tokens.refresh import refresh
+from tokens.refresh.ask import present
+from tokens.refresh.claim import claim_credential
+from tokens.refresh.save import save_answer
 
 NOW = 1_800_000_000.0
 LATER = int(NOW) + 3600
@@ -315,12 +318,12 @@ def test_the_same_login_imported_during_its_refresh_does_not_cost_the_new_pair(
 ) -> None:
     login = upstream.new_login("alice")
     alice = store(acme, "alice", login)
-    claim = _claim(acme.pk, alice.pk, Cause.SWEEP, "test", None)
+    claim = claim_credential(acme.pk, alice.pk, Cause.SWEEP, "test", None)
     assert claim is not None
-    answer, _ = _ask(claim)
+    answer, _ = present(claim)
     again = {"accessToken": login.access_token, "refreshToken": login.refresh_token}
     put(acme, "alice", again | {"expiresAt": LATER})
-    assert _save_patiently(claim, answer, tries=1, latency_ms=1) == Outcome.REFRESHED
+    assert save_answer(claim, answer, tries=1, latency_ms=1) == Outcome.REFRESHED
     after = OAuthCredential.objects.select_related("data_key").get()
     held = upstream.current_login("alice").refresh_token
     assert sealing.open_refresh_token(after).reveal() == held

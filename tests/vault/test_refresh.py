@@ -38,7 +38,11 @@ from tokens.models import (
     Upstream,
 )
 from tokens.oauth_client import Refusal, Refused
-from tokens.refresh import Claim, _ask, _claim, _save_patiently, refresh, settle_abandoned
+from tokens.refresh import refresh
+from tokens.refresh.abandoned import settle_abandoned
+from tokens.refresh.ask import present
+from tokens.refresh.claim import Claim, claim_credential
+from tokens.refresh.save import save_answer
 from tokens.tasks import sweep
 from tokens.tenants import suspend_tenant
 
@@ -369,7 +373,7 @@ def test_a_process_that_died_in_flight_leaves_its_trace(
     alice: OAuthCredential, upstream: Simulator, reread: Reread
 ) -> None:
     """The claim is all that a killed process leaves behind; the lease ends by itself."""
-    assert _claim(alice.tenant_id, alice.pk, Cause.SWEEP, "scheduler", None) is not None
+    assert claim_credential(alice.tenant_id, alice.pk, Cause.SWEEP, "scheduler", None) is not None
     assert refresh_one(alice) is None
     assert RefreshAttempt.objects.get().outcome == Outcome.IN_FLIGHT
     end_lease(alice)
@@ -522,7 +526,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def claim_of(credential: OAuthCredential) -> Claim:
-    claim = _claim(credential.tenant_id, credential.pk, Cause.SWEEP, "test", None)
+    claim = claim_credential(credential.tenant_id, credential.pk, Cause.SWEEP, "test", None)
     assert claim is not None
     return claim
 
@@ -534,7 +538,7 @@ def test_a_stalled_holders_refusal_leaves_the_newer_claim_alone(
     end_lease(alice)
     newer = claim_of(alice)
     for kind in (Refusal.UNREACHABLE, Refusal.INVALID_GRANT):
-        _save_patiently(stalled, Refused(kind=kind, status=503), tries=1, latency_ms=1)
+        save_answer(stalled, Refused(kind=kind, status=503), tries=1, latency_ms=1)
         after = reread(alice)
         assert after.lease_id == newer.lease_id
         assert after.standing == Standing.ACTIVE
@@ -548,8 +552,8 @@ def test_one_definite_answer_and_one_lost_one_are_not_two_lost_ones(
     stalled = claim_of(alice)
     end_lease(alice)
     newer = claim_of(alice)
-    _save_patiently(stalled, Refused(kind=Refusal.UNREACHABLE, status=503), tries=1, latency_ms=1)
-    _save_patiently(newer, Refused(kind=Refusal.UNKNOWN), tries=1, latency_ms=1)
+    save_answer(stalled, Refused(kind=Refusal.UNREACHABLE, status=503), tries=1, latency_ms=1)
+    save_answer(newer, Refused(kind=Refusal.UNKNOWN), tries=1, latency_ms=1)
     assert reread(alice).standing == Standing.ACTIVE
 
 
@@ -558,10 +562,10 @@ def test_a_data_key_that_changes_during_a_refresh_does_not_cost_the_new_pair(
 ) -> None:
     """Seal with what was at hand at the claim: afterwards would be too late."""
     claim = claim_of(alice)
-    answer, tries = _ask(claim)
+    answer, tries = present(claim)
     DataKey.objects.filter(tenant=alice.tenant).update(retired_at="2026-01-01T00:00:00Z")
     DataKey.objects.create(tenant=alice.tenant, key_id="alien", wrapped="v1.x.x", kek_id="x")
-    assert _save_patiently(claim, answer, tries=tries, latency_ms=1) == Outcome.REFRESHED
+    assert save_answer(claim, answer, tries=tries, latency_ms=1) == Outcome.REFRESHED
     held = upstream.current_login("alice").refresh_token
     assert sealing.open_refresh_token(reread(alice)).reveal() == held
 

@@ -15,7 +15,7 @@ from tokens import clock, statistics
 from tokens.admin import facts
 from tokens.admin.times import distance, exact, moment, span
 from tokens.models import Heartbeat, OAuthCredential, Standing
-from tokens.refresh import closed_until
+from tokens.refresh.gate import closed_until
 
 _SHOWN = 10
 _NEXT = 8

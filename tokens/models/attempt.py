@@ -56,7 +56,7 @@ class RefreshAttempt(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["credential", "-started_at"], name="attempt_timeline"),
             models.Index(fields=["tenant", "-started_at"], name="attempt_recent"),
-            # Asked with every sweep (tokens.refresh.settle_abandoned), and nearly empty.
+            # Asked with every sweep (tokens.refresh.abandoned), and nearly empty.
             models.Index(
                 fields=["started_at"],
                 condition=models.Q(outcome=Outcome.IN_FLIGHT),

@@ -157,7 +157,7 @@ class OAuthCredential(models.Model):
                 condition=Q(refresh_due_at__isnull=False),
                 name="credential_due",
             ),
-            # What tokens.refresh.settle_abandoned asks with every sweep:
+            # What tokens.refresh.abandoned asks with every sweep:
             #   WHERE unanswered_presentations >= 2 AND lease_until < $then AND standing = 'active'
             models.Index(
                 fields=["lease_until"],

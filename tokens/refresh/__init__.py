@@ -1,0 +1,56 @@
+"""The one refresh: claim, ask, save. Every refresh of the vault is a call of `refresh()`.
+
+A refresh token is single use; presenting a spent one can end a person's login. So one
+conditional UPDATE claims the credential for a bounded time, the authorization server is
+asked outside of any transaction and without a database connection, and the answer is
+saved only where ``generation`` is still the one that was presented.
+
+Between the server's answer and our save lies a window that cannot be closed from here: a
+process killed inside it loses the new pair. It is a few milliseconds long, the claim has
+left a mark that says so, and the refresh token is then presented once more, never twice.
+"""
+
+import logging
+import time
+
+from django.db import connection
+
+from tokens.models import Cause, Outcome
+from tokens.refresh.ask import present
+from tokens.refresh.claim import claim_credential
+from tokens.refresh.save import save_answer
+
+logger = logging.getLogger(__name__)
+
+
+def refresh(
+    *,
+    tenant_id: int,
+    credential_id: int,
+    cause: Cause,
+    actor: str,
+    generation: int | None = None,
+) -> Outcome | None:
+    """Refresh one credential, or leave it to whoever is at it already.
+
+    None: nothing was claimed (another one holds the lease, the credential is not one that
+    can be refreshed, or it is no longer of the ``generation`` that was asked for).
+    Otherwise how it ended. Raises UpstreamRateLimited while a 429 governs, DatabaseError
+    when the store cannot be written; in both cases nothing has been spent.
+    """
+    if connection.in_atomic_block:
+        raise RuntimeError("a refresh is no part of a transaction: it cannot be rolled back")
+    claim = claim_credential(tenant_id, credential_id, cause, actor, generation)
+    if claim is None:
+        return None
+    # The exchange may take half a minute; a pool of connections must not wait with it.
+    connection.close()
+    began = time.monotonic()
+    answer, tries = present(claim)
+    latency_ms = int((time.monotonic() - began) * 1000)
+    outcome = save_answer(claim, answer, tries=tries, latency_ms=latency_ms)
+    logger.info(
+        "refresh of credential %s of tenant %s: %s (%s, %d tries, %d ms)",
+        credential_id, tenant_id, outcome, cause, tries, latency_ms,
+    )  # fmt: skip
+    return outcome

@@ -1,0 +1,35 @@
+"""Ask: one exchange with the authorization server, under one deadline."""
+
+import random
+import time
+
+from django.conf import settings
+
+from tokens import oauth_client
+from tokens.oauth_client import Granted, Refused
+from tokens.refresh.claim import Claim
+
+# Seconds between the quick tries inside one claim, before the configured back-off grows it.
+_RETRY_UNIT = 0.5
+
+
+def present(claim: Claim) -> tuple[Granted | Refused, int]:
+    """The answer and the number of tries. Only a request that was answered with a server
+    error, or never left us, is sent again; all of it within one deadline."""
+    ends = time.monotonic() + settings.REFRESH_DEADLINE
+    tries = 0
+    while True:
+        tries += 1
+        answer = oauth_client.refresh(claim.refresh_token, deadline=ends - time.monotonic())
+        if isinstance(answer, Granted) or not answer.worth_retrying_at_once:
+            return answer, tries
+        pause = _pause(tries)
+        if tries > settings.CLAUDE_OAUTH_MAX_RETRIES or time.monotonic() + pause + 1 > ends:
+            return answer, tries
+        time.sleep(pause)
+
+
+def _pause(tries: int) -> float:
+    growth = {"exponential": 2 ** (tries - 1), "linear": tries, "fixed": 1}
+    factor = growth[settings.CLAUDE_OAUTH_RETRY_BACKOFF]
+    return float(_RETRY_UNIT * factor * random.uniform(0.5, 1.5))  # noqa: S311  spreads load

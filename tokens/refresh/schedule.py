@@ -1,0 +1,25 @@
+"""When the next refresh of a credential is due."""
+
+import random
+
+# Seconds of back-off between claims: doubled with each failure, up to the longest.
+_BACK_OFF_UNIT, _BACK_OFF_LONGEST = 30, 900
+
+
+def due_time(*, expires_at: int, threshold: int, now: float, lifetime: int | None = None) -> int:
+    """When to refresh: the threshold before the end, and a little earlier by chance.
+
+    The chance keeps a thousand credentials that were imported together from falling due
+    together. A token whose whole ``lifetime`` is short is left alone for half of it.
+    """
+    jitter = random.uniform(0, threshold / 2)  # noqa: S311  spreads load, guards nothing
+    due = expires_at - threshold - jitter
+    if lifetime is not None:
+        due = max(due, now + lifetime / 2)
+    return int(due)
+
+
+def back_off(failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    seconds = min(_BACK_OFF_UNIT * 2 ** min(failures - 1, 10), _BACK_OFF_LONGEST)
+    return float(seconds * random.uniform(0.75, 1.25))  # noqa: S311  spreads load
