@@ -46,7 +46,7 @@ class Command(VaultCommand):
             self.print_json(facts)
             return
         for name, value in facts.items():
-            if value is not None:
+            if value is not None and (name, value) != ("login_expiry_is_estimate", False):
                 exact = name.endswith(("_at", "_used")) and isinstance(value, int)
                 shown = datetime.fromtimestamp(int(value), UTC).isoformat(" ") if exact else value
                 self.say(f"{name.replace('_', ' '):<18} {shown}")
