@@ -166,7 +166,7 @@ class _Check(Generic[T]):
     def _run(self, ask: Callable[[], T]) -> None:
         try:
             self._future.set_result(ask())
-        except Exception as error:
+        except Exception as error:  # carried over to `answer`, which says what it was
             self._future.set_exception(error)
         finally:
             connection.close()

@@ -53,11 +53,11 @@ def begin(*, tenant_id: int, credential_id: int, generation: int, cause: Cause, 
     with _lock:
         if credential_id in _begun:
             return
+        _refusals.pop(credential_id, None)
         if sum(holder == tenant_id for holder in _begun.values()) >= _MOST_OF_ONE_TENANT:
             # Its callers are told to come back in a moment; the others' are not kept waiting.
             return
         _begun[credential_id] = tenant_id
-        _refusals.pop(credential_id, None)
     _pool.submit(_run, tenant_id, credential_id, generation, cause, actor)
 
 

@@ -38,7 +38,7 @@ from tokens.models import (
     Upstream,
 )
 from tokens.oauth_client import Refusal, Refused
-from tokens.refresh import refresh
+from tokens.refresh import gate, refresh
 from tokens.refresh.abandoned import settle_abandoned
 from tokens.refresh.ask import present
 from tokens.refresh.claim import Claim, claim_credential
@@ -623,3 +623,21 @@ def test_one_tenants_many_expired_credentials_do_not_keep_another_tenant_waiting
     assert handed.access_token.reveal() == upstream.current_login("carol").access_token
     begun_for_acme = sum(upstream.counts_of(user).token_calls for user in users)
     assert begun_for_acme <= 2 * 16, "she did not wait behind all of them"
+
+
+def test_an_old_refusal_is_not_todays_answer(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    """Whoever finds their tenant's places taken is told that, and not what was wrong before."""
+    gate.close(time.time() + 60)
+    with pytest.raises(UpstreamRateLimited):
+        vault.refresh_now(tenant=acme, user_id="alice", actor="test", now=time.time())
+    Upstream.objects.all().delete()
+    upstream.latency_ms = 1000
+    for number in range(20):
+        user = f"user{number}"
+        store(acme, user, upstream.new_login(user))
+        with pytest.raises(RefreshInProgress):
+            vault.refresh_now(tenant=acme, user_id=user, actor="test", wait=0, now=time.time())
+    with pytest.raises(RefreshInProgress):
+        vault.refresh_now(tenant=acme, user_id="alice", actor="test", wait=0, now=time.time())

@@ -1,0 +1,29 @@
+"""What `oauthvault suspend` and `oauthvault resume` share: one user, or a whole tenant."""
+
+from argparse import ArgumentParser
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from tokens import clock
+from tokens.management.command import VaultCommand, actor, add_tenant, add_user, tenant_named
+
+
+class SuspensionCommand(VaultCommand):
+    """Subclasses name the two acts, and the word for what has then happened."""
+
+    of_user: ClassVar[Callable[..., Any]]
+    of_tenant: ClassVar[Callable[..., Any]]
+    done: ClassVar[str]
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add_tenant(parser)
+        add_user(parser, required=False)
+
+    def run(self, **options: Any) -> None:
+        tenant, now = tenant_named(options["tenant"]), clock.now()
+        if options["user"]:
+            type(self).of_user(tenant=tenant, user_id=options["user"], actor=actor(), now=now)
+            self.say(f"User {options['user']} of tenant {tenant.slug} is {self.done}.")
+        else:
+            type(self).of_tenant(tenant=tenant, actor=actor(), now=now)
+            self.say(f"Tenant {tenant.slug} is {self.done}.")
