@@ -78,6 +78,24 @@ def write_once(path: Path, content: str) -> bool:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def replace(path: Path, content: str) -> None:
+    """Write a 0600 file durably in place of what is there: whole, or not at all.
+
+    OSError if it cannot be written; then what was there is there still.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
 @contextmanager
 def turn(path: Path) -> Iterator[None]:
     """Wait for this process's turn at what the file stands for, and have it until the end."""

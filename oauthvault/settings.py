@@ -148,6 +148,12 @@ REFRESH_DEADLINE = 30.0
 REFRESH_LEASE = 45.0
 # A refresh token whose first presentation had no answer is presented once more, never again.
 MOST_PRESENTATIONS = 2
+# Seconds for which an answer that is not saved yet is only in the memory of its process.
+# Then it is put down where a kill cannot reach it, well before the lease ends.
+SPOOL_AFTER = 3.0
+# Seconds by which the second presentation waits longer where an answer to the first may
+# lie in a place that this process cannot look into.
+SPOOL_GRACE = 120.0
 # Seconds between two writings of what is gathered behind requests (tokens/behind.py).
 # None: only when asked to (tests).
 WRITE_BEHIND_EVERY: float | None = 3.0
@@ -185,8 +191,21 @@ OAUTHVAULT_WEB_WORKERS = env.integer(
 OAUTHVAULT_WEB_THREADS = env.integer(
     "OAUTHVAULT_WEB_THREADS", 4 if ON_POSTGRESQL else 2, least=2, most=64
 )
+# Refreshes that one worker process does at the same time. They wait for the far side nearly
+# all of their time; SQLite has one writer.
 OAUTHVAULT_WORKER_CONCURRENCY = env.integer(
-    "OAUTHVAULT_WORKER_CONCURRENCY", 16 if ON_POSTGRESQL else 4, least=1, most=256
+    "OAUTHVAULT_WORKER_CONCURRENCY", 32 if ON_POSTGRESQL else 8, least=1, most=256
+)
+# Refreshes of the whole deployment, and of one tenant, that the scheduler has under way at
+# the same time, whatever the number of workers.
+OAUTHVAULT_REFRESHES_AT_ONCE = env.integer(
+    "OAUTHVAULT_REFRESHES_AT_ONCE", 64 if ON_POSTGRESQL else 16, least=1, most=10_000
+)
+OAUTHVAULT_REFRESHES_AT_ONCE_PER_TENANT = env.integer(
+    "OAUTHVAULT_REFRESHES_AT_ONCE_PER_TENANT",
+    max(1, OAUTHVAULT_REFRESHES_AT_ONCE * 3 // 4),
+    least=1,
+    most=OAUTHVAULT_REFRESHES_AT_ONCE,
 )
 
 _base_url = urlsplit(OAUTHVAULT_BASE_URL)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from django.apps import AppConfig
+from django.conf import settings
 from django.db.models.signals import post_migrate
 from django.dispatch import receiver
 from pytest_django import Settings
@@ -16,10 +17,11 @@ from pytest_django import Settings
 from api import ahead, usage
 from api.keys import create_key
 from tests.simulator import Login, Simulator
-from tokens import flight, handouts, keyring
+from tokens import epoch, flight, handouts, keyring, outside
 from tokens.credential_file import parse_credentials
 from tokens.importing import import_credential
 from tokens.models import OAuthCredential, Tenant
+from tokens.refresh import spool
 from tokens.tenants import create_tenant, ensure_default_tenant
 
 Store = Callable[[Tenant, str, Login], OAuthCredential]
@@ -36,7 +38,7 @@ def _give_the_vault_its_keys(sender: AppConfig, **kwargs: object) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
     """Processes remember keys by what lies in their database; here each test has its own."""
-    keyring.forget()
+    _forget()
     yield
     while flight._begun:
         time.sleep(0.01)
@@ -44,7 +46,14 @@ def _nothing_remembered() -> Iterator[None]:
     handouts._counts.clear()
     handouts._last_used.clear()
     usage._used.clear()
-    keyring.forget()
+    for entry in (settings.OAUTHVAULT_DATA_DIR / "spool").glob("*"):
+        entry.unlink(missing_ok=True)
+    _forget()
+
+
+def _forget() -> None:
+    for memory in (keyring, epoch, outside, spool):
+        memory.forget()
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,12 @@ class RateLimited(VaultError):
     code = "rate_limited"
 
 
+class StoreUnavailable(VaultError):
+    """What the vault would have to write now cannot be written. Nothing was spent."""
+
+    code = "unavailable"
+
+
 class StaleCredential(VaultError):
     """An import of a login whose refresh token the vault knows to be spent."""
 

@@ -54,8 +54,10 @@ def begin(*, tenant_id: int, credential_id: int, generation: int, cause: Cause, 
         if credential_id in _begun:
             return
         _refusals.pop(credential_id, None)
-        if sum(holder == tenant_id for holder in _begun.values()) >= _MOST_OF_ONE_TENANT:
-            # Its callers are told to come back in a moment; the others' are not kept waiting.
+        of_tenant = sum(holder == tenant_id for holder in _begun.values())
+        if of_tenant >= _MOST_OF_ONE_TENANT or len(_begun) >= _MOST_AT_ONCE:
+            # Their callers are told to come back in a moment. Nothing waits in a line: a
+            # process that is told to end claims nothing new.
             return
         _begun[credential_id] = tenant_id
     _pool.submit(_run, tenant_id, credential_id, generation, cause, actor)

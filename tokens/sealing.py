@@ -63,6 +63,25 @@ def open_refresh_token(credential: OAuthCredential) -> RefreshToken:
     return RefreshToken(_open(credential, credential.refresh_token_encrypted, "refresh_token"))
 
 
+def open_pair(
+    pair: SealedPair, *, tenant_id: int, credential_id: int
+) -> tuple[AccessToken, RefreshToken]:
+    """Both tokens of a pair that was sealed for this credential and has not reached its row.
+    EncryptionError if they do not open, or there is no refresh token."""
+    if pair.refresh_token_encrypted is None or pair.data_key.tenant_id != tenant_id:
+        raise EncryptionError("not a pair of this tenant")
+    key = unwrap_data_key(pair.data_key)
+
+    def unseal(sealed: str, field: str) -> str:
+        opened = key.unseal(sealed, context=_context(tenant_id, credential_id, field))
+        return opened.decode("utf-8")
+
+    return (
+        AccessToken(unseal(pair.access_token_encrypted, "access_token")),
+        RefreshToken(unseal(pair.refresh_token_encrypted, "refresh_token")),
+    )
+
+
 def record_fingerprints(
     *,
     credential: OAuthCredential,

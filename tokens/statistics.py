@@ -1,25 +1,29 @@
 """Counts: kept ones, written with what they count, and those read from the rows."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from django.db.models import Count, F, Min, Q, QuerySet, Sum
+from django.db.models import Count, F, Min, Model, Q, Sum
 
 from tokens.models import (
     OAuthCredential,
     Outcome,
     RefreshAttempt,
+    RefreshTally,
     Standing,
     Tenant,
     TenantStatistics,
 )
 
+# Upper bounds in milliseconds, which is what a tally of refreshes is kept by.
+LATENCY_BUCKETS_MS = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000)
+
+# What a refresh can end in.
+ENDINGS = [outcome for outcome in Outcome if outcome != Outcome.IN_FLIGHT]
+
 _SOON = 3600
 _DAY = 86_400
-_FAILED = [
-    outcome
-    for outcome in Outcome
-    if outcome not in (Outcome.IN_FLIGHT, Outcome.REFRESHED, Outcome.SUPERSEDED)
-]
+_FAILED = [outcome for outcome in ENDINGS if outcome not in (Outcome.REFRESHED, Outcome.SUPERSEDED)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +53,34 @@ def statistics_of_all(*, now: float) -> Statistics:
     return _statistics(Q(), now=now)
 
 
-def count_refresh(*, tenant: Tenant, succeeded: bool, refused_credential: bool = False) -> None:
-    """Count one refresh that ended. Part of the transaction that saves it."""
-    _row(tenant).update(
-        refreshes_succeeded=F("refreshes_succeeded") + int(succeeded),
-        refreshes_failed=F("refreshes_failed") + int(not succeeded),
-        auth_failures=F("auth_failures") + int(refused_credential),
+def count_refresh(*, tenant: Tenant, outcome: Outcome, latency_ms: int) -> None:
+    """Count one refresh that ended, ``latency_ms`` milliseconds after it was begun. Part of
+    the transaction that saves it.
+
+    A superseded one is in the tally by outcome only: it brought a pair that nobody wanted
+    any more, which is neither a success nor a failure.
+    """
+    if outcome != Outcome.SUPERSEDED:
+        succeeded = outcome == Outcome.REFRESHED
+        _add(
+            TenantStatistics,
+            {"tenant_id": tenant.pk},
+            refreshes_succeeded=int(succeeded),
+            refreshes_failed=int(not succeeded),
+            auth_failures=int(outcome == Outcome.INVALID_GRANT),
+        )
+    # After the row above, and never before: whoever holds both has taken them in one order.
+    _add(
+        RefreshTally,
+        {"tenant_id": tenant.pk, "outcome": outcome.value, "le_ms": _bucket(latency_ms)},
+        count=1,
+        total_ms=latency_ms,
     )
 
 
 def count_rejection(*, tenant: Tenant) -> None:
     """Count one 401 of the upstream that was reported to us."""
-    _row(tenant).update(auth_failures=F("auth_failures") + 1)
+    _add(TenantStatistics, {"tenant_id": tenant.pk}, auth_failures=1)
 
 
 def _statistics(whose: Q, *, now: float) -> Statistics:
@@ -108,6 +128,19 @@ def active_at(at: int) -> Q:
     )
 
 
-def _row(tenant: Tenant) -> QuerySet[TenantStatistics]:
-    TenantStatistics.objects.get_or_create(tenant=tenant)
-    return TenantStatistics.objects.filter(tenant=tenant)
+def _bucket(latency_ms: int) -> int:
+    """The bound of the bucket in milliseconds; 0 for what is longer than the longest."""
+    return next((bound for bound in LATENCY_BUCKETS_MS if latency_ms <= bound), 0)
+
+
+def _add(model: type[Model], row: dict[str, Any], **numbers: int) -> None:
+    """Raise the numbers of one row, which is made with the first of them.
+
+    Made in a savepoint (`get_or_create`): of two saves that make it at once, the one that
+    finds it made goes on, and loses nothing of what it saves.
+    """
+    rows = model._default_manager.filter(**row)
+    higher = {name: F(name) + number for name, number in numbers.items()}
+    if not rows.update(**higher):
+        model._default_manager.get_or_create(**row)
+        rows.update(**higher)

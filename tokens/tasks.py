@@ -1,83 +1,134 @@
 """The clock's rooms: what beat starts. Tasks are thin, and harmless when delivered twice."""
 
 import logging
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from celery import shared_task
+from celery.signals import worker_shutting_down
 from django.conf import settings
-from django.db.models import Q
+from django.db import DatabaseError, connection
 
-from tokens import clock
-from tokens.errors import VaultError
-from tokens.models import Cause, Heartbeat, OAuthCredential
+from tokens import clock, due, endings, epoch
+from tokens.due import Due
+from tokens.errors import Quarantined, StoreUnavailable, VaultError
+from tokens.models import Cause, Heartbeat, Outcome
 from tokens.refresh import refresh
 from tokens.refresh.abandoned import settle_abandoned
+from tokens.refresh.replay import replay
 
 logger = logging.getLogger(__name__)
 
-_PAGE = 500
-_CHUNK = 10
-# Seconds for which a credential that was published is not published again.
-_PUBLISHED_FOR = 60
+# Credentials that one message carries.
+_CHUNK = 8
 
-Due = tuple[int, int, int]  # tenant, credential, generation
+# A worker's refreshes, whatever the number of its tasks: nearly all of their time they wait
+# for the far side. Threads of a pool are joined when the interpreter ends.
+_pool = ThreadPoolExecutor(
+    max_workers=settings.OAUTHVAULT_WORKER_CONCURRENCY, thread_name_prefix="refresh"
+)
+_stopping = threading.Event()
+
+
+@worker_shutting_down.connect
+def claim_nothing_new(**kwargs: object) -> None:
+    """SIGTERM: what is under way is saved, and nothing else is begun."""
+    _stopping.set()
 
 
 @shared_task(name="tokens.sweep")
 def sweep() -> int:
-    """Publish a refresh for everything due; the number published."""
+    """Publish a refresh for what is due, as far as there is room; the number published.
+
+    Before that, what only a scheduler looks after: the epoch, the spool, refreshes whose
+    process died, logins that will end.
+    """
     now = clock.now()
+    safe = _look_after_epoch(now)
     Heartbeat.objects.update_or_create(part="scheduler", defaults={"at": now})
+    replay()
     settle_abandoned(now=now)
-    if not settings.CLAUDE_OAUTH_AUTO_REFRESH:
+    endings.announce_due(now=now)
+    if not safe or not settings.CLAUDE_OAUTH_AUTO_REFRESH:
         return 0
-    published = 0
-    while page := _take_due(now=now):
-        for start in range(0, len(page), _CHUNK):
-            refresh_credentials.apply_async((page[start : start + _CHUNK],), expires=_PUBLISHED_FOR)
-        published += len(page)
-        if len(page) < _PAGE:
-            break
-    return published
+    return _publish(now=now, most=settings.OAUTHVAULT_REFRESHES_AT_ONCE)
 
 
 @shared_task(name="tokens.refresh_credentials")
 def refresh_credentials(
-    due: Sequence[Due], cause: str = Cause.SWEEP, actor: str = "scheduler"
+    wanted: Sequence[Due], cause: str = Cause.SWEEP, actor: str = "scheduler"
 ) -> None:
-    """Refresh each (tenant, credential, generation), unless it has moved on since."""
-    for tenant_id, credential_id, generation in due:
+    """Refresh each (tenant, credential, generation), unless it has moved on since.
+
+    When a sweep's message is done, its places go to the next in the line at once.
+    """
+    refreshes = [_pool.submit(_refresh_one, *each, Cause(cause), actor) for each in wanted]
+    for each in refreshes:
+        each.result()
+    if cause == Cause.SWEEP and not _stopping.is_set():
         try:
-            refresh(
+            _publish(now=clock.now(), most=len(wanted))
+        except DatabaseError as error:
+            logger.warning("the next in the line are left to the sweep: %s", type(error).__name__)
+
+
+def _look_after_epoch(now: float) -> bool:
+    """Whether the database is the one that was left, and may be refreshed from."""
+    try:
+        epoch.advance(now=now)
+    except (Quarantined, StoreUnavailable) as refusal:
+        logger.error("nothing is refreshed: %s", refusal.detail)
+        return False
+    return True
+
+
+def _publish(*, now: float, most: int) -> int:
+    taken = due.take(now=now, most=most)
+    for start in range(0, len(taken), _CHUNK):
+        chunk = taken[start : start + _CHUNK]
+        try:
+            refresh_credentials.apply_async((chunk,), expires=due.TAKEN_FOR, retry=False)
+        except Exception as error:
+            # Whatever kind of broker, whatever it raises. The next sweep tries again.
+            logger.warning("refreshes could not be published: %s", type(error).__name__)
+            due.put_back(taken[start:])
+            return start
+    return len(taken)
+
+
+def _refresh_one(
+    tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str
+) -> Outcome | None:
+    outcome = None
+    try:
+        if not _stopping.is_set():
+            outcome = refresh(
                 tenant_id=tenant_id,
                 credential_id=credential_id,
                 generation=generation,
-                cause=Cause(cause),
+                cause=cause,
                 actor=actor,
             )
-        except VaultError as refusal:
-            # The sweep finds it again; a deployment-wide pause is nobody's fault.
-            logger.info("credential %s is not refreshed now: %s", credential_id, refusal.code)
-        except Exception:
-            # One that cannot be done must not keep the others of this task from theirs.
-            logger.exception("the refresh of credential %s could not be done", credential_id)
+    except VaultError as refusal:
+        # The sweep finds it again; a deployment-wide pause is nobody's fault.
+        logger.info("credential %s is not refreshed now: %s", credential_id, refusal.code)
+    except Exception:
+        # One that cannot be done must not keep the others of this task from theirs.
+        logger.exception("the refresh of credential %s could not be done", credential_id)
+    finally:
+        _give_up_place(tenant_id, credential_id, generation, outcome)
+        connection.close()
+    return outcome
 
 
-def _take_due(*, now: float) -> list[Due]:
-    """A page of what is due, taken so that no other sweep publishes it in the next minute."""
-    due = list(
-        OAuthCredential.objects.due(now=now)
-        .filter(Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True))
-        .filter(tenant__suspended_at=None, suspended_at=None)
-        .values_list("tenant_id", "pk", "generation")[:_PAGE]
-    )
-    taken = []
-    for tenant_id, credential_id, generation in due:
-        if OAuthCredential.objects.filter(
-            tenant_id=tenant_id,
-            pk=credential_id,
-            generation=generation,
-            refresh_due_at__lte=int(now),
-        ).update(refresh_due_at=int(now) + _PUBLISHED_FOR):
-            taken.append((tenant_id, credential_id, generation))
-    return taken
+def _give_up_place(
+    tenant_id: int, credential_id: int, generation: int, outcome: Outcome | None
+) -> None:
+    """What was taken and not claimed is free again; by a claim it was given up already."""
+    if outcome is not None:
+        return
+    try:
+        due.put_back([(tenant_id, credential_id, generation)])
+    except DatabaseError:
+        logger.warning("credential %s is free again in a minute", credential_id)

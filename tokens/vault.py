@@ -16,7 +16,6 @@ from tokens.errors import (
     NoRefreshToken,
     NoToken,
     Quarantined,
-    RateLimited,
     ReauthorizationRequired,
     RefreshInProgress,
     Revoked,
@@ -32,21 +31,18 @@ from tokens.keyring import fingerprint
 from tokens.models import (
     Cause,
     OAuthCredential,
-    Outcome,
     Problem,
-    RefreshAttempt,
     Standing,
     Tenant,
     TokenFingerprint,
     TokenKind,
 )
+from tokens.refresh.claim import refuse_second_forced_refresh
 from tokens.secret import AccessToken, RefreshToken
 
 LONGEST_WAIT = 10.0
-# Seconds in which one success answers every demand, and in which one forced refresh of a
-# credential is the only one.
+# Seconds in which one success answers every demand.
 _DEMAND_FLOOR = 10.0
-_REJECTION_FLOOR = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +139,7 @@ def report_rejected(
         return issue_access_token(tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now)
     _refuse_unrefreshable(credential, now=now)
     if not flight.is_under_way(tenant_id=tenant.pk, credential_id=credential.pk, since=now):
-        _refuse_second_forced_refresh(credential, now=now)
+        refuse_second_forced_refresh(credential, now=now)
         statistics.count_rejection(tenant=tenant)
         audit.record(
             tenant=tenant, actor=actor, action="rejected", subject=user_id, now=now,
@@ -349,25 +345,6 @@ def _refuse_unrefreshable(credential: OAuthCredential, *, now: float) -> None:
         raise ReauthorizationRequired(
             "The refresh token was presented twice without an answer and is not presented "
             "again. Sign in to Claude again."
-        )
-
-
-def _refuse_second_forced_refresh(credential: OAuthCredential, *, now: float) -> None:
-    last = (
-        RefreshAttempt.objects.filter(
-            tenant_id=credential.tenant_id,
-            credential=credential,
-            cause=Cause.REJECTED,
-            started_at__gt=now - _REJECTION_FLOOR,
-        )
-        .exclude(outcome=Outcome.IN_FLIGHT)
-        .first()
-    )
-    if last is not None:
-        raise RateLimited(
-            "This credential was refreshed for a reported 401 a moment ago; another refresh "
-            "so soon would not help.",
-            retry_after=max(1.0, last.started_at + _REJECTION_FLOOR - now),
         )
 
 

@@ -629,7 +629,7 @@ def test_an_old_refusal_is_not_todays_answer(
     alice: OAuthCredential, acme: Tenant, upstream: Simulator, store: Store
 ) -> None:
     """Whoever finds their tenant's places taken is told that, and not what was wrong before."""
-    gate.close(time.time() + 60)
+    gate.close_for(60, now=time.time())
     with pytest.raises(UpstreamRateLimited):
         vault.refresh_now(tenant=acme, user_id="alice", actor="test", now=time.time())
     Upstream.objects.all().delete()

@@ -47,7 +47,7 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     by_status = _by_status(now)
     total = sum(entry["count"] for entry in by_status)
     usable = statistics.statistics_of_all(now=now)
-    closed = closed_until()
+    closed = closed_until(now=now)
     context |= {
         "as_of": exact(now),
         "total": total,
@@ -62,7 +62,7 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         "statistics": usable,
         "scheduler": scheduler,
         "auto_refresh": settings.CLAUDE_OAUTH_AUTO_REFRESH,
-        "closed_until": moment(closed, now=now) if closed > now else None,
+        "closed_until": moment(closed, now=now) if closed else None,
         "list_link": _list(),
     }
     return context

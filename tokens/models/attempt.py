@@ -50,6 +50,9 @@ class RefreshAttempt(models.Model):
     upstream_status = models.PositiveSmallIntegerField(null=True)
     tries = models.PositiveSmallIntegerField(default=0)
     latency_ms = models.PositiveIntegerField(null=True)
+    # Set in the transaction that saves the answer, and by nothing else: a save that is
+    # tried again (its commit's answer was lost, or it lies in the spool too) finds it.
+    answer_saved = models.BooleanField(default=False, editable=False)
 
     class Meta:
         ordering = ("-started_at",)

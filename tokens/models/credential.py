@@ -93,12 +93,17 @@ class OAuthCredential(models.Model):
     unanswered_presentations = models.PositiveSmallIntegerField(default=0)
 
     refresh_due_at = models.BigIntegerField(null=True)
+    # Until when a refresh of it counts as published or under way: no other sweep publishes
+    # it, and it takes one of the places for refreshes at once (tokens.due).
+    taken_until = models.FloatField(null=True, editable=False)
     consecutive_failures = models.PositiveIntegerField(default=0)
     problem = models.CharField(max_length=32, choices=Problem, default=Problem.NONE, blank=True)
     problem_at = models.BigIntegerField(null=True)
 
     login_expires_at = models.BigIntegerField(null=True)
     login_expiry_is_estimate = models.BooleanField(default=False)
+    # When to say next that the login ends for good (`tokens.endings`); null: said, or far off.
+    announce_at = models.BigIntegerField(null=True, editable=False)
 
     objects = CredentialQuerySet.as_manager()
 
@@ -157,12 +162,30 @@ class OAuthCredential(models.Model):
                 condition=Q(refresh_due_at__isnull=False),
                 name="credential_due",
             ),
+            # The first due of each tenant, where there is a long line of them (tokens.due).
+            models.Index(
+                fields=["tenant", "refresh_due_at"],
+                condition=Q(refresh_due_at__isnull=False),
+                name="credential_due_by_tenant",
+            ),
             # What tokens.refresh.abandoned asks with every sweep:
             #   WHERE unanswered_presentations >= 2 AND lease_until < $then AND standing = 'active'
             models.Index(
                 fields=["lease_until"],
                 condition=Q(unanswered_presentations__gte=2),
                 name="credential_exhausted",
+            ),
+            # How many refreshes are published or under way, by tenant (tokens.due).
+            models.Index(
+                fields=["taken_until", "tenant"],
+                condition=Q(taken_until__isnull=False),
+                name="credential_taken",
+            ),
+            # Whose end is to be announced (tokens.endings).
+            models.Index(
+                fields=["announce_at"],
+                condition=Q(announce_at__isnull=False),
+                name="credential_announce",
             ),
             models.Index(fields=["tenant", "expires_at"], name="credential_expiry"),
         ]

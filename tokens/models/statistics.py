@@ -1,5 +1,7 @@
 """Kept aggregates: counts that must survive a restart and the clearing of old records."""
 
+from typing import ClassVar
+
 from django.db import models
 
 from tokens.models.tenant import Tenant
@@ -21,3 +23,42 @@ class TenantStatistics(models.Model):
 
     def __str__(self) -> str:
         return f"statistics of tenant {self.tenant_id}"
+
+
+class RefreshTally(models.Model):
+    """Refreshes that ended, by outcome and by the latency bucket they fell into.
+
+    ``le_ms``: the upper bound of the bucket in milliseconds; 0 stands for no bound.
+    """
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
+    outcome = models.CharField(max_length=16)
+    le_ms = models.PositiveIntegerField()
+    count = models.BigIntegerField(default=0)
+    total_ms = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["tenant", "outcome", "le_ms"], name="one_tally_per_refresh_outcome"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.outcome} within {self.le_ms} ms: {self.count}"
+
+
+class HandOutTally(models.Model):
+    """Questions for a token, by what came of them: `handed_out`, or the refusal's code."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
+    result = models.CharField(max_length=32)
+    count = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["tenant", "result"], name="one_tally_per_result")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.result}: {self.count}"

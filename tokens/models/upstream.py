@@ -4,11 +4,21 @@ from django.db import models
 
 
 class Upstream(models.Model):
-    """One row per token endpoint. While ``closed_until`` (Unix seconds) lies ahead, no
-    refresh of any credential is sent there: the server said 429 and named a time."""
+    """One row per token endpoint. Times are Unix seconds; 0 means never.
+
+    ``rate_limited_until``: the server said 429 and named a time; until then no refresh of
+    any credential is sent there. ``circuit_open_until``: too many refreshes in a row found
+    the server down; 0 while the circuit is closed, and once the time is past, one refresh
+    at a time may try whether it still is (`tokens.refresh.gate`).
+    """
 
     token_url = models.CharField(max_length=500, unique=True)
-    closed_until = models.FloatField(default=0)
+    rate_limited_until = models.FloatField(default=0)
+    circuit_open_until = models.FloatField(default=0)
+    consecutive_failures = models.PositiveIntegerField(default=0)
+    # One credential that the server chokes on is not a server that is down: failures are
+    # counted when they come from another credential than the one before.
+    last_failed_credential = models.BigIntegerField(null=True)
 
     def __str__(self) -> str:
         return self.token_url

@@ -5,9 +5,11 @@ conditional UPDATE claims the credential for a bounded time, the authorization s
 asked outside of any transaction and without a database connection, and the answer is
 saved only where ``generation`` is still the one that was presented.
 
-Between the server's answer and our save lies a window that cannot be closed from here: a
-process killed inside it loses the new pair. It is a few milliseconds long, the claim has
-left a mark that says so, and the refresh token is then presented once more, never twice.
+An answer that the database does not take goes to the spool, sealed, and comes home when the
+database is back. Between the server's answer and the end of our save (or of the spool's)
+lies a window that cannot be closed from here: a process killed inside it loses the new
+pair. It is a few milliseconds long, the claim has left a mark that says so, and the refresh
+token is then presented once more, never twice.
 """
 
 import logging
@@ -18,6 +20,7 @@ from django.db import connection
 from tokens.models import Cause, Outcome
 from tokens.refresh.ask import present
 from tokens.refresh.claim import claim_credential
+from tokens.refresh.replay import keep_trying, replay_for
 from tokens.refresh.save import save_answer
 
 logger = logging.getLogger(__name__)
@@ -34,12 +37,18 @@ def refresh(
     """Refresh one credential, or leave it to whoever is at it already.
 
     None: nothing was claimed (another one holds the lease, the credential is not one that
-    can be refreshed, or it is no longer of the ``generation`` that was asked for).
-    Otherwise how it ended. Raises UpstreamRateLimited while a 429 governs, DatabaseError
-    when the store cannot be written; in both cases nothing has been spent.
+    can be refreshed, it is no longer of the ``generation`` that was asked for, or the
+    answer to an earlier refresh lay in the spool and is saved now). Otherwise how it ended.
+
+    Raises UpstreamRateLimited while a 429 governs, UpstreamUnavailable while the circuit is
+    open, Quarantined in a restored database, RateLimited for a second 401 in a row,
+    StoreUnavailable or DatabaseError when what would have to be written cannot be; in all
+    of these cases nothing has been spent.
     """
     if connection.in_atomic_block:
         raise RuntimeError("a refresh is no part of a transaction: it cannot be rolled back")
+    if replay_for(tenant_id=tenant_id, credential_id=credential_id):
+        return None
     claim = claim_credential(tenant_id, credential_id, cause, actor, generation)
     if claim is None:
         return None
@@ -49,6 +58,8 @@ def refresh(
     answer, tries = present(claim)
     latency_ms = int((time.monotonic() - began) * 1000)
     outcome = save_answer(claim, answer, tries=tries, latency_ms=latency_ms)
+    if outcome is Outcome.NOT_SAVED:
+        keep_trying()
     logger.info(
         "refresh of credential %s of tenant %s: %s (%s, %d tries, %d ms)",
         credential_id, tenant_id, outcome, cause, tries, latency_ms,

@@ -12,22 +12,35 @@ def locked(claim: Claim) -> OAuthCredential | None:
         .filter(
             tenant_id=claim.credential.tenant_id,
             pk=claim.credential.pk,
-            generation=claim.credential.generation,
+            generation=claim.generation,
         )
         .first()
     )
 
 
+def settled(claim: Claim) -> Outcome | None:
+    """How this claim's answer was saved before, if it was: by a transaction whose commit
+    went through although we were told that it failed, or from the spool."""
+    outcome = (
+        RefreshAttempt.objects.filter(
+            tenant_id=claim.credential.tenant_id, lease_id=claim.lease_id, answer_saved=True
+        )
+        .values_list("outcome", flat=True)
+        .first()
+    )
+    return Outcome(outcome) if outcome is not None else None
+
+
 def clear_lease(current: OAuthCredential, claim: Claim) -> None:
     """The lease id decides this, and nothing else."""
     if current.lease_id == claim.lease_id:
-        current.lease_id, current.lease_until = None, None
+        current.lease_id, current.lease_until, current.taken_until = None, None, None
 
 
 def end_attempt(
     claim: Claim, outcome: Outcome, status: int | None, tries: int, latency_ms: int, now: float
 ) -> None:
-    """Write down how the attempt ended."""
+    """Write down how the attempt ended, with the answer's own transaction."""
     RefreshAttempt.objects.filter(
         tenant_id=claim.credential.tenant_id, lease_id=claim.lease_id
     ).update(
@@ -36,4 +49,5 @@ def end_attempt(
         tries=tries,
         latency_ms=latency_ms,
         ended_at=now,
+        answer_saved=True,
     )

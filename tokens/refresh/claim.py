@@ -1,6 +1,7 @@
 """Claim: the right to present a refresh token, given to one at a time, and marked durably."""
 
 import logging
+import time
 import uuid
 from dataclasses import dataclass
 
@@ -9,34 +10,53 @@ from django.db import transaction
 from django.db.models import Exists, F, FloatField, OuterRef, Q, Value
 from django.db.models.functions import Cast
 
-from tokens import clock, sealing
+from tokens import clock, epoch, sealing
 from tokens.encryption import Key
-from tokens.errors import EncryptionError
+from tokens.errors import EncryptionError, RateLimited
 from tokens.keyring import sealing_key
 from tokens.models import (
     Cause,
     DataKey,
+    Deployment,
     OAuthCredential,
+    Outcome,
     RefreshAttempt,
     Standing,
     Tenant,
 )
-from tokens.refresh import gate
+from tokens.refresh import gate, spool
+from tokens.refresh.schedule import second_look
 from tokens.secret import RefreshToken
 
 logger = logging.getLogger(__name__)
 
+# Seconds in which a credential is refreshed once at most because a 401 was reported.
+REJECTION_FLOOR = 10.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The right to present one refresh token once, until the lease ends."""
+    """The right to present one refresh token once, until the lease ends.
+
+    ``generation`` is the one presented. ``claimed_at``: Unix seconds by the database's
+    clock, and ``claimed_monotonic`` the same moment by this process's.
+    """
 
     credential: OAuthCredential
+    generation: int
     refresh_token: RefreshToken
     seals_with: tuple[DataKey, Key]
     lease_id: uuid.UUID
+    vault_id: uuid.UUID
     cause: Cause
     actor: str
+    claimed_at: float
+    claimed_monotonic: float
+    is_probe: bool = False
+
+    def moment(self) -> float:
+        """Unix seconds by the database's clock, without asking a database that may be away."""
+        return self.claimed_at + (time.monotonic() - self.claimed_monotonic)
 
 
 def claim_credential(
@@ -56,6 +76,12 @@ def claim_credential(
         or (generation is not None and credential.generation != generation)
     ):
         return None
+    last_chance = credential.unanswered_presentations > 0
+    now = clock.now()
+    gate.refuse_while_closed(now=now, last_chance=last_chance)
+    least_epoch = epoch.verify(now=now)
+    vault_id = epoch.vault_id()
+    spool.refuse_unless_writable(vault_id)
     # Both before the claim: what cannot be opened is not sent, what cannot be sealed
     # afterwards is not asked for.
     try:
@@ -68,15 +94,24 @@ def claim_credential(
         raise
     seals_with = sealing_key(credential.tenant)
     lease_id = uuid.uuid4()
-    lease = Value(settings.REFRESH_LEASE, output_field=FloatField())
+    grace = 0.0
+    if last_chance and not spool.sees_everything(vault_id):
+        # The answer to the first presentation may be on its way home from a place that
+        # cannot be seen from here.
+        grace = settings.SPOOL_GRACE
+    free_since = clock.DatabaseNow() - Value(grace, output_field=FloatField())
+    lease_end = Cast(
+        clock.DatabaseNow() + Value(settings.REFRESH_LEASE, output_field=FloatField()),
+        FloatField(),
+    )
     with transaction.atomic():
         now = clock.now()
-        gate.refuse_while_closed(now)
         claimed = OAuthCredential.objects.filter(
-            Q(lease_until=None) | Q(lease_until__lte=clock.DatabaseNow()),
-            # No join: it would put the conditions on the row into a subquery, which is
+            Q(lease_until=None) | Q(lease_until__lte=free_since),
+            # No joins: they would put the conditions on the row into a subquery, which is
             # not asked again after a wait for the row's lock.
             Exists(Tenant.objects.filter(pk=OuterRef("tenant_id"), suspended_at=None)),
+            Exists(Deployment.objects.filter(pk=1, epoch__gte=least_epoch)),
             tenant_id=tenant_id,
             pk=credential_id,
             generation=credential.generation,
@@ -85,13 +120,16 @@ def claim_credential(
             unanswered_presentations=credential.unanswered_presentations,
         ).update(
             lease_id=lease_id,
-            lease_until=Cast(clock.DatabaseNow() + lease, FloatField()),
+            lease_until=lease_end,
+            taken_until=lease_end,
             unanswered_presentations=F("unanswered_presentations") + 1,
             # If this process dies, the sweep finds the credential after the lease.
-            refresh_due_at=int(now + settings.REFRESH_LEASE + 1),
+            refresh_due_at=second_look(now=now, expires_at=credential.expires_at),
         )
         if not claimed:
             return None
+        if cause == Cause.REJECTED:
+            refuse_second_forced_refresh(credential, now=now)
         RefreshAttempt.objects.create(
             tenant_id=tenant_id,
             credential=credential,
@@ -101,11 +139,42 @@ def claim_credential(
             generation=credential.generation,
             started_at=now,
         )
+        # After the row, as everywhere: two that lock both must not cross.
+        is_probe = gate.enter(now=now, last_chance=last_chance)
     return Claim(
         credential=credential,
+        generation=credential.generation,
         refresh_token=refresh_token,
         seals_with=seals_with,
         lease_id=lease_id,
+        vault_id=vault_id,
         cause=cause,
         actor=actor,
+        claimed_at=now,
+        claimed_monotonic=time.monotonic(),
+        is_probe=is_probe,
     )
+
+
+def refuse_second_forced_refresh(credential: OAuthCredential, *, now: float) -> None:
+    """RateLimited if a reported 401 has had this credential refreshed a moment ago.
+
+    A 401 may have another cause than the token, and would then be reported after every
+    refresh. Under the row's lock in a claim, so that no two processes both see none.
+    """
+    last = (
+        RefreshAttempt.objects.filter(
+            tenant_id=credential.tenant_id,
+            credential=credential,
+            cause=Cause.REJECTED,
+            started_at__gt=now - REJECTION_FLOOR,
+        )
+        .exclude(outcome=Outcome.IN_FLIGHT)
+        .first()
+    )
+    if last is not None:
+        raise RateLimited(
+            "This credential was refreshed for a reported 401 a moment ago; another refresh "
+            "so soon would not help.",
+            retry_after=max(1.0, last.started_at + REJECTION_FLOOR - now),
+        )

@@ -1,28 +1,144 @@
-"""The door to the authorization server, which a 429 closes for the whole deployment."""
+"""The door to the authorization server: one for the whole deployment, kept in the database.
+
+A 429 closes it until the time that the server named. Too many refreshes in a row that
+found the server down open the circuit: nothing is sent for a while, and then one refresh,
+the probe, tries for all of them. What counts as down says nothing about a credential.
+"""
+
+import random
 
 from django.conf import settings
+from django.db.models import Q
 
-from tokens.errors import UpstreamRateLimited
+from tokens.errors import UpstreamRateLimited, UpstreamUnavailable
 from tokens.models import Upstream
 
+# Failures in a row, each of another credential than the one before, that open the circuit.
+FAILURES_ALLOWED = 5
+# Seconds for which it stays open: doubled with each probe that fails, up to the longest.
+_OPEN_UNIT, _OPEN_LONGEST = 15.0, 300.0
+# Seconds by which a token that was sent once without an answer waits longer than others to
+# be the probe: its second presentation is its last.
+_LAST_CHANCE_LATER = 60.0
+# Seconds after the end of a 429 in which the number of refreshes at once grows again.
+_SLOW_START = 20.0
 
-def closed_until() -> float:
-    """Until when (Unix seconds) a 429 forbids every refresh; 0 when none does."""
-    row = Upstream.objects.filter(token_url=settings.CLAUDE_OAUTH_TOKEN_URL).first()
-    return row.closed_until if row is not None else 0.0
+
+def closed_until(*, now: float) -> float:
+    """Until when (Unix seconds) nothing is sent, by a 429 or an open circuit; 0: it is open."""
+    row = _row()
+    until = max(row.rate_limited_until, row.circuit_open_until) if row is not None else 0.0
+    return until if until > now else 0.0
 
 
-def refuse_while_closed(now: float) -> None:
-    """UpstreamRateLimited while a 429 governs."""
-    until = closed_until()
-    if until > now:
+def circuit_is_open() -> bool:
+    """Whether the server was found down and has not been found well since."""
+    row = _row()
+    return row is not None and row.circuit_open_until > 0
+
+
+def allowance(*, now: float, at_once: int) -> int:
+    """How many refreshes the sweep may have under way at this moment, of ``at_once``."""
+    row = _row()
+    if row is None:
+        return at_once
+    if max(row.rate_limited_until, row.circuit_open_until) > now:
+        return 0
+    if row.circuit_open_until > 0:
+        return 1
+    since = now - row.rate_limited_until
+    if since < _SLOW_START:
+        # All at once would earn the next 429.
+        return max(1, int(at_once * since / _SLOW_START))
+    return at_once
+
+
+def refuse_while_closed(*, now: float, last_chance: bool) -> None:
+    """UpstreamRateLimited or UpstreamUnavailable while nothing may be sent.
+
+    ``last_chance``: the refresh token was presented once without an answer.
+    """
+    row = _row()
+    if row is not None:
+        _refuse(row, now=now, last_chance=last_chance)
+
+
+def enter(*, now: float, last_chance: bool) -> bool:
+    """Go through the door, as part of the claim's transaction; whether this is the probe.
+
+    Raises as `refuse_while_closed`. With an open circuit whose time is past, one claim
+    takes the place of the probe, for the length of its lease.
+    """
+    row = _row()
+    if row is None:
+        return False
+    _refuse(row, now=now, last_chance=last_chance)
+    if row.circuit_open_until <= 0:
+        return False
+    taken = Upstream.objects.filter(pk=row.pk, circuit_open_until=row.circuit_open_until).update(
+        circuit_open_until=now + settings.REFRESH_LEASE
+    )
+    if not taken:
+        raise _unavailable(1.0)
+    return True
+
+
+def close_for(seconds: float, *, now: float) -> None:
+    """A 429: nothing is sent for so long; never for less than was said before."""
+    row, _ = Upstream.objects.get_or_create(token_url=settings.CLAUDE_OAUTH_TOKEN_URL)
+    Upstream.objects.filter(pk=row.pk, rate_limited_until__lt=now + seconds).update(
+        rate_limited_until=now + seconds
+    )
+
+
+def note_answer() -> None:
+    """The server works: it said something that only a working one says."""
+    Upstream.objects.filter(
+        Q(consecutive_failures__gt=0) | Q(circuit_open_until__gt=0),
+        token_url=settings.CLAUDE_OAUTH_TOKEN_URL,
+    ).update(consecutive_failures=0, circuit_open_until=0, last_failed_credential=None)
+
+
+def note_failure(*, credential_id: int, was_probe: bool, now: float) -> None:
+    """The server was not reached, fell over, or answered nonsense."""
+    row, _ = Upstream.objects.get_or_create(token_url=settings.CLAUDE_OAUTH_TOKEN_URL)
+    row = Upstream.objects.select_for_update().get(pk=row.pk)
+    if row.circuit_open_until > 0 and not was_probe:
+        # It began before the circuit opened, and says nothing new.
+        return
+    if not was_probe and row.last_failed_credential == credential_id:
+        return
+    row.consecutive_failures += 1
+    row.last_failed_credential = credential_id
+    if row.consecutive_failures >= FAILURES_ALLOWED:
+        row.circuit_open_until = now + _open_for(row.consecutive_failures)
+    row.save()
+
+
+def _row() -> Upstream | None:
+    return Upstream.objects.filter(token_url=settings.CLAUDE_OAUTH_TOKEN_URL).first()
+
+
+def _refuse(row: Upstream, *, now: float, last_chance: bool) -> None:
+    if row.rate_limited_until > now:
         raise UpstreamRateLimited(
             "Failed to refresh token: the authorization server asks everybody to wait.",
-            retry_after=until - now,
+            retry_after=row.rate_limited_until - now,
         )
+    if row.circuit_open_until > 0:
+        opens = row.circuit_open_until + (_LAST_CHANCE_LATER if last_chance else 0.0)
+        if opens > now:
+            raise _unavailable(opens - now)
 
 
-def close(until: float) -> None:
-    """Keep it closed until then, for every worker; never for less than it was."""
-    row, _ = Upstream.objects.get_or_create(token_url=settings.CLAUDE_OAUTH_TOKEN_URL)
-    Upstream.objects.filter(pk=row.pk, closed_until__lt=until).update(closed_until=until)
+def _unavailable(seconds: float) -> UpstreamUnavailable:
+    return UpstreamUnavailable(
+        "Failed to refresh token: the authorization server was found down, and is tried "
+        "again by one refresh for all.",
+        retry_after=max(1.0, seconds),
+    )
+
+
+def _open_for(failures: int) -> float:
+    grown = _OPEN_UNIT * 2 ** min(failures - FAILURES_ALLOWED, 10)
+    return float(min(grown, _OPEN_LONGEST) * random.uniform(0.8, 1.2))  # noqa: S311  spreads load

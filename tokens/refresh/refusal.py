@@ -6,12 +6,12 @@ from django.conf import settings
 from django.db import transaction
 
 from tokens import audit, clock, statistics
-from tokens.models import OAuthCredential, Outcome, Problem, Standing
+from tokens.models import OAuthCredential, Outcome, Problem, RefreshAttempt, Standing
 from tokens.oauth_client import Refusal, Refused
 from tokens.refresh import gate
-from tokens.refresh.attempt import clear_lease, end_attempt, locked
+from tokens.refresh.attempt import clear_lease, end_attempt, locked, settled
 from tokens.refresh.claim import Claim
-from tokens.refresh.schedule import back_off
+from tokens.refresh.schedule import back_off, second_look
 
 _PROBLEM = {
     Refusal.INVALID_SCOPE: Problem.INVALID_SCOPE,
@@ -23,6 +23,16 @@ _PROBLEM = {
 }
 
 
+# What only a server that works says. Everything else is its being down, or something in
+# front of it.
+_ANSWERS = (
+    Refusal.INVALID_GRANT,
+    Refusal.INVALID_SCOPE,
+    Refusal.ACCOUNT_ON_HOLD,
+    Refusal.RATE_LIMITED,
+)
+
+
 def save_refused(claim: Claim, answer: Refused, *, tries: int, latency_ms: int) -> Outcome:
     """Note what became of the claim, and what follows for the credential."""
     tenant = claim.credential.tenant
@@ -30,19 +40,16 @@ def save_refused(claim: Claim, answer: Refused, *, tries: int, latency_ms: int) 
     with transaction.atomic():
         now = clock.now()
         current = locked(claim)
+        before = settled(claim)
+        if before is not None:
+            return before
         if current is not None:
-            _note_refusal(current, claim, answer, now)
-            statistics.count_refresh(
-                tenant=tenant,
-                succeeded=False,
-                refused_credential=answer.kind is Refusal.INVALID_GRANT,
-            )
+            _note_refusal(current, claim, answer, tries, now)
         elif answer.kind is Refusal.INVALID_GRANT:
             # Another generation is there: somebody rotated it, and that is the answer.
             outcome = Outcome.SUPERSEDED
-        if answer.kind is Refusal.RATE_LIMITED:
-            gate.close(now + (answer.retry_after or 0.0))
         end_attempt(claim, outcome, answer.status, tries, latency_ms, now)
+        statistics.count_refresh(tenant=tenant, outcome=outcome, latency_ms=latency_ms)
         audit.record(
             tenant=tenant,
             actor=claim.actor,
@@ -51,10 +58,18 @@ def save_refused(claim: Claim, answer: Refused, *, tries: int, latency_ms: int) 
             outcome=outcome,
             now=now,
         )
+        if answer.kind is Refusal.RATE_LIMITED:
+            gate.close_for(answer.retry_after or 0.0, now=now)
+        if answer.kind in _ANSWERS:
+            gate.note_answer()
+        else:
+            gate.note_failure(credential_id=claim.credential.pk, was_probe=claim.is_probe, now=now)
     return outcome
 
 
-def _note_refusal(current: OAuthCredential, claim: Claim, answer: Refused, now: float) -> None:
+def _note_refusal(
+    current: OAuthCredential, claim: Claim, answer: Refused, tries: int, now: float
+) -> None:
     if current.lease_id != claim.lease_id:
         # Another one has claimed it since, and decides. All that is known here is whether
         # this one presentation was answered.
@@ -62,7 +77,7 @@ def _note_refusal(current: OAuthCredential, claim: Claim, answer: Refused, now: 
             current.unanswered_presentations -= 1
             current.save(update_fields=["unanswered_presentations"])
         return
-    final = _diagnose(current, answer, now)
+    final = _diagnose(current, claim, answer, tries, now)
     if final is not None:
         for field, value in login_lost(final, now).items():
             setattr(current, field, value)
@@ -71,33 +86,50 @@ def _note_refusal(current: OAuthCredential, claim: Claim, answer: Refused, now: 
         return
     current.problem, current.problem_at = _PROBLEM[answer.kind], int(now)
     current.consecutive_failures += 1
+    # Nobody is at work at it any more, whatever becomes of its lease.
+    current.taken_until = None
     if answer.spent_maybe:
         # The lease stays to its end: until then the first presentation may still be
         # under way over there.
-        wait = settings.REFRESH_LEASE + 1
+        due = second_look(now=now, expires_at=current.expires_at)
     else:
         current.unanswered_presentations -= 1
         clear_lease(current, claim)
         wait = max(answer.retry_after or 0.0, back_off(current.consecutive_failures))
         if answer.kind is Refusal.RATE_LIMITED:
             wait = (answer.retry_after or 0.0) + random.uniform(0.5, 5)  # noqa: S311  spreads load
+        due = int(now + wait) + 1
     if current.standing == Standing.ACTIVE:
-        current.refresh_due_at = int(now + wait) + 1
+        current.refresh_due_at = due
     current.save()
 
 
-def _diagnose(current: OAuthCredential, answer: Refused, now: float) -> Problem | None:
+def _diagnose(
+    current: OAuthCredential, claim: Claim, answer: Refused, tries: int, now: float
+) -> Problem | None:
     """What ended this login, or None while it may still live."""
     presented = current.unanswered_presentations
     if answer.spent_maybe and presented >= settings.MOST_PRESENTATIONS:
         return Problem.ANSWER_LOST
     if answer.kind is not Refusal.INVALID_GRANT:
         return None
-    if presented > 1:
+    if presented > 1 or tries > 1 or _fell_over_before(claim):
         return Problem.ANSWER_LOST
     if current.login_expires_at is not None and current.login_expires_at <= now:
         return Problem.LOGIN_ENDED
     return Problem.ROTATED_ELSEWHERE
+
+
+def _fell_over_before(claim: Claim) -> bool:
+    """Whether this refresh token was answered with a server error before: a server that
+    rotated first and fell over then has spent it, and nobody else has."""
+    return RefreshAttempt.objects.filter(
+        tenant_id=claim.credential.tenant_id,
+        credential=claim.credential,
+        generation=claim.generation,
+        outcome=Outcome.UNREACHABLE,
+        upstream_status__gte=500,
+    ).exists()
 
 
 def login_lost(problem: Problem, now: float) -> dict[str, object]:
@@ -107,4 +139,5 @@ def login_lost(problem: Problem, now: float) -> dict[str, object]:
         "problem": problem,
         "problem_at": int(now),
         "refresh_due_at": None,
+        "taken_until": None,
     }

@@ -1,63 +1,186 @@
-"""Save: the answer is in our hands, exists nowhere else, and goes into the database."""
+"""Save: the answer is in our hands, exists nowhere else, and goes into the database.
+
+Or, while the database does not take it, into the spool (spool.py). Saving is idempotent:
+whoever has an answer may save it again, and the second time changes nothing.
+"""
 
 import logging
 import random
+import threading
 import time
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 
-from tokens import audit, clock, oauth_client, sealing, statistics
+from tokens import audit, clock, endings, oauth_client, sealing, statistics
 from tokens.errors import VaultError
 from tokens.models import OAuthCredential, Outcome, Problem, Standing
 from tokens.oauth_client import Granted, Refused
-from tokens.refresh.attempt import clear_lease, end_attempt, locked
+from tokens.refresh import gate, spool
+from tokens.refresh.attempt import clear_lease, end_attempt, locked, settled
 from tokens.refresh.claim import Claim
 from tokens.refresh.refusal import save_refused
 from tokens.refresh.schedule import due_time
 
 logger = logging.getLogger(__name__)
 
-# How long the save is tried again when the database does not answer, in seconds.
-PATIENCE = 60.0
+# Seconds for which the thread that asked goes on trying to save: where the spool has the
+# answer too, and where no place takes it and only this process's memory holds it.
+PATIENCE, LAST_PATIENCE = 10.0, 600.0
 
 
-def save_answer(claim: Claim, answer: Granted | Refused, *, tries: int, latency_ms: int) -> Outcome:
-    """Save the answer; while the database is away, hold it in memory and try again.
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the authorization server said, after how many tries, and when (Unix seconds by
+    the database's clock): a lifetime counts from there, however late the save."""
 
-    The lease may end meanwhile: the save is fenced by generation and stays right.
+    said: Granted | Refused
+    tries: int
+    latency_ms: int
+    answered_at: float
+
+
+def save_answer(claim: Claim, said: Granted | Refused, *, tries: int, latency_ms: int) -> Outcome:
+    """Save the answer, or see to it that it is kept until it can be saved.
+
+    NOT_SAVED: the database does not take it; it lies in the spool. The lease may end
+    meanwhile: the save is fenced by generation and stays right.
     """
-    gives_up = time.monotonic() + PATIENCE
-    while True:
-        try:
-            if isinstance(answer, Granted):
-                return _save_granted(claim, answer, tries=tries, latency_ms=latency_ms)
-            return save_refused(claim, answer, tries=tries, latency_ms=latency_ms)
-        except Exception as error:
-            # Whatever stands in the way: what is held here exists nowhere else.
-            connection.close()
-            if time.monotonic() > gives_up:
-                logger.critical(
-                    "the answer for credential %s of tenant %s could not be saved and is lost (%s)",
-                    claim.credential.pk, claim.credential.tenant_id, type(error).__name__,
+    answer = Answer(said=said, tries=tries, latency_ms=latency_ms, answered_at=claim.moment())
+    kept = _Kept(claim, answer)
+    began = time.monotonic()
+    # A database that hangs says nothing for longer than the lease lasts.
+    watch = threading.Timer(settings.SPOOL_AFTER, kept.put_down)
+    watch.daemon = True
+    watch.start()
+    try:
+        while True:
+            try:
+                outcome = save(claim, answer)
+            except Exception as error:
+                # Whatever stands in the way: what is held here exists nowhere else.
+                connection.close()
+                kept.put_down()
+                waited = time.monotonic() - began
+                if kept.lies_in_spool and waited > PATIENCE:
+                    return Outcome.NOT_SAVED
+                if waited > LAST_PATIENCE:
+                    logger.critical(
+                        "the answer for credential %s of tenant %s could be kept nowhere and is "
+                        "lost (%s)",
+                        claim.credential.pk, claim.credential.tenant_id, type(error).__name__,
+                    )  # fmt: skip
+                    raise
+                logger.warning(
+                    "the answer for credential %s cannot be saved (%s); it is held and tried again",
+                    claim.credential.pk, type(error).__name__,
                 )  # fmt: skip
-                raise
-            logger.warning(
-                "the answer for credential %s cannot be saved (%s); it is held and tried again",
-                claim.credential.pk, type(error).__name__,
-            )  # fmt: skip
-            time.sleep(random.uniform(0.2, 0.6))  # noqa: S311  spreads load
+                time.sleep(random.uniform(0.2, 0.6))  # noqa: S311  spreads load
+            else:
+                kept.destroy()
+                return outcome
+    finally:
+        watch.cancel()
 
 
-def _save_granted(claim: Claim, answer: Granted, *, tries: int, latency_ms: int) -> Outcome:
+def save(claim: Claim, answer: Answer) -> Outcome:
+    """Save the answer in one transaction; the same outcome again if it was saved already."""
+    if isinstance(answer.said, Granted):
+        return _save_granted(claim, answer, answer.said)
+    return save_refused(claim, answer.said, tries=answer.tries, latency_ms=answer.latency_ms)
+
+
+class _Kept:
+    """One answer's way into the spool: at most once, and out of it again."""
+
+    def __init__(self, claim: Claim, answer: Answer) -> None:
+        self._claim, self._answer = claim, answer
+        self._lock = threading.Lock()
+        self._entry: spool.Entry | None = None
+        self._over = False
+
+    @property
+    def lies_in_spool(self) -> bool:
+        return self._entry is not None
+
+    def put_down(self) -> None:
+        with self._lock:
+            if self._entry is not None or self._over:
+                return
+            entry = _entry(self._claim, self._answer)
+            try:
+                spool.put(entry)
+            except spool.SpoolUnavailable as error:
+                logger.error(
+                    "the answer for credential %s is in memory only: the spool cannot be "
+                    "written (%s)",
+                    self._claim.credential.pk, error,
+                )  # fmt: skip
+                return
+            self._entry = entry
+        logger.warning("the answer for credential %s lies in the spool", self._claim.credential.pk)
+
+    def destroy(self) -> None:
+        with self._lock:
+            self._over = True
+            if self._entry is not None:
+                spool.remove(self._entry)
+
+
+def _entry(claim: Claim, answer: Answer) -> spool.Entry:
+    granted: dict[str, Any] = {}
+    refused: dict[str, Any] = {}
+    if isinstance(answer.said, Granted):
+        pair = sealing.seal_pair(
+            tenant=claim.credential.tenant,
+            credential_id=claim.credential.pk,
+            access_token=answer.said.access_token,
+            refresh_token=answer.said.refresh_token or claim.refresh_token,
+            under=claim.seals_with,
+        )
+        granted = {
+            "data_key": pair.data_key.pk,
+            "access_token_encrypted": pair.access_token_encrypted,
+            "refresh_token_encrypted": pair.refresh_token_encrypted,
+            "expires_in": answer.said.expires_in,
+            "expires_in_was_bounded": answer.said.expires_in_was_bounded,
+            "scopes": answer.said.scopes,
+            "login_expires_in": answer.said.login_expires_in,
+            "status": answer.said.status,
+        }
+    else:
+        refused = asdict(answer.said)
+    return spool.Entry(
+        vault_id=str(claim.vault_id),
+        tenant_id=claim.credential.tenant_id,
+        credential_id=claim.credential.pk,
+        generation=claim.generation,
+        lease_id=str(claim.lease_id),
+        cause=claim.cause.value,
+        actor=claim.actor,
+        tries=answer.tries,
+        latency_ms=answer.latency_ms,
+        answered_at=answer.answered_at,
+        granted=granted,
+        refused=refused,
+    )
+
+
+def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
     tenant = claim.credential.tenant
     with transaction.atomic():
         now = clock.now()
         current = locked(claim)
+        before = settled(claim)
+        if before is not None:
+            return before
         outcome = Outcome.SUPERSEDED if current is None else Outcome.REFRESHED
-        end_attempt(claim, outcome, answer.status, tries, latency_ms, now)
+        end_attempt(claim, outcome, said.status, answer.tries, answer.latency_ms, now)
         if current is not None:
-            _store_pair(current, claim, answer, now)
-            statistics.count_refresh(tenant=tenant, succeeded=True)
+            _store_pair(current, claim, answer, said, now)
+        statistics.count_refresh(tenant=tenant, outcome=outcome, latency_ms=answer.latency_ms)
         audit.record(
             tenant=tenant,
             actor=claim.actor,
@@ -65,19 +188,22 @@ def _save_granted(claim: Claim, answer: Granted, *, tries: int, latency_ms: int)
             subject=claim.credential.user_id,
             outcome=outcome,
             now=now,
-            **({"expires_in_bounded": True} if answer.expires_in_was_bounded else {}),
+            **({"expires_in_bounded": True} if said.expires_in_was_bounded else {}),
         )
+        gate.note_answer()
     if outcome == Outcome.SUPERSEDED:
-        _revoke_homeless(answer)
+        _revoke_homeless(said)
     return outcome
 
 
-def _store_pair(current: OAuthCredential, claim: Claim, answer: Granted, now: float) -> None:
-    refresh_token = answer.refresh_token or claim.refresh_token
+def _store_pair(
+    current: OAuthCredential, claim: Claim, answer: Answer, said: Granted, now: float
+) -> None:
+    refresh_token = said.refresh_token or claim.refresh_token
     pair = sealing.seal_pair(
         tenant=claim.credential.tenant,
         credential_id=current.pk,
-        access_token=answer.access_token,
+        access_token=said.access_token,
         refresh_token=refresh_token,
         under=claim.seals_with,
     )
@@ -88,24 +214,25 @@ def _store_pair(current: OAuthCredential, claim: Claim, answer: Granted, now: fl
     current.data_key = pair.data_key
     current.access_token_encrypted = pair.access_token_encrypted
     current.refresh_token_encrypted = pair.refresh_token_encrypted
-    current.expires_at = int(now) + answer.expires_in
+    current.expires_at = int(answer.answered_at) + said.expires_in
     current.generation += 1
     current.refresh_count += 1
     current.last_refreshed_at = int(now)
     current.unanswered_presentations = 0
     current.consecutive_failures = 0
     current.problem, current.problem_at = Problem.NONE, None
-    if answer.scopes is not None:
-        current.scopes = answer.scopes
-    if answer.login_expires_in is not None:
-        current.login_expires_at = int(now) + answer.login_expires_in
+    if said.scopes is not None:
+        current.scopes = said.scopes
+    if said.login_expires_in is not None:
+        current.login_expires_at = int(answer.answered_at) + said.login_expires_in
         current.login_expiry_is_estimate = False
+        current.announce_at = endings.next_announcement(ends_at=current.login_expires_at, now=now)
     current.refresh_due_at = (
         due_time(
             expires_at=current.expires_at,
             threshold=claim.credential.tenant.threshold,
             now=now,
-            lifetime=answer.expires_in,
+            lifetime=said.expires_in,
         )
         if current.standing == Standing.ACTIVE
         else None
@@ -116,7 +243,7 @@ def _store_pair(current: OAuthCredential, claim: Claim, answer: Granted, now: fl
         with transaction.atomic():
             sealing.record_fingerprints(
                 credential=current,
-                access_token=answer.access_token,
+                access_token=said.access_token,
                 refresh_token=refresh_token,
                 generation=current.generation,
                 now=now,
@@ -127,9 +254,9 @@ def _store_pair(current: OAuthCredential, claim: Claim, answer: Granted, now: fl
         logger.error("credential %s was given a refresh token held by another", current.pk)
 
 
-def _revoke_homeless(answer: Granted) -> None:
+def _revoke_homeless(said: Granted) -> None:
     """The credential was revoked or replaced while we asked: the new pair is given back."""
     try:
-        oauth_client.revoke(answer.refresh_token or answer.access_token)
+        oauth_client.revoke(said.refresh_token or said.access_token)
     except VaultError:
         logger.warning("a pair without a home could not be revoked upstream")

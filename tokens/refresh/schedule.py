@@ -2,8 +2,13 @@
 
 import random
 
-# Seconds of back-off between claims: doubled with each failure, up to the longest.
-_BACK_OFF_UNIT, _BACK_OFF_LONGEST = 30, 900
+from django.conf import settings
+
+# Seconds of back-off between claims: doubled with each failure, up to the longest. That a
+# server which is down is not asked by everybody is the circuit's affair (gate.py).
+_BACK_OFF_UNIT, _BACK_OFF_LONGEST = 30, 300
+# Seconds that a second presentation is put off at most while the old token lives.
+_SECOND_LOOK_LATEST = 300
 
 
 def due_time(*, expires_at: int, threshold: int, now: float, lifetime: int | None = None) -> int:
@@ -17,6 +22,16 @@ def due_time(*, expires_at: int, threshold: int, now: float, lifetime: int | Non
     if lifetime is not None:
         due = max(due, now + lifetime / 2)
     return int(due)
+
+
+def second_look(*, now: float, expires_at: int) -> int:
+    """When a refresh that began at ``now`` and has no answer is looked at again.
+
+    After its lease; while the old access token lives, half of its life later: a server that
+    swallows requests for some minutes would else swallow both presentations.
+    """
+    half_of_it = min((expires_at - now) / 2, _SECOND_LOOK_LATEST)
+    return int(now + max(settings.REFRESH_LEASE + 1, half_of_it)) + 1
 
 
 def back_off(failures: int) -> float:

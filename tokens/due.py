@@ -1,0 +1,124 @@
+"""What is due, taken in turns: so many at once in the deployment, so many of one tenant.
+
+Taking marks a row for a minute (`taken_until`), so that no other sweep publishes it, and a
+claim prolongs the mark to the end of its lease; what is marked counts as under way. So the
+bound holds however many workers there are, and nothing lies in a queue behind ten thousand
+of somebody else.
+"""
+
+from collections.abc import Iterable
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
+
+from tokens.models import Heartbeat, OAuthCredential, Tenant
+from tokens.refresh import gate
+
+Due = tuple[int, int, int]  # tenant, credential, generation
+
+# Seconds for which a credential that was published is not published again.
+TAKEN_FOR = 60
+# How far one look goes into the line, and how many other tenants it asks for their first.
+_PAGE, _OTHERS = 500, 200
+# The row whose lock makes two schedulers take one after the other.
+_TURN = "take"
+
+
+def take(*, now: float, most: int) -> list[Due]:
+    """At most ``most`` of what is due, as far as there is room; each tenant in its turn.
+
+    Oldest first within a tenant; between tenants whoever has fewest under way.
+    """
+    if not _waiting(now).exists():
+        return []
+    Heartbeat.objects.get_or_create(part=_TURN, defaults={"at": now})
+    with transaction.atomic():
+        Heartbeat.objects.select_for_update().get(part=_TURN)
+        busy = _busy(now)
+        at_once = settings.OAUTHVAULT_REFRESHES_AT_ONCE
+        room = min(most, gate.allowance(now=now, at_once=at_once) - sum(busy.values()))
+        if room <= 0:
+            return []
+        chosen = _in_turns(_line(now), busy=busy, room=room)
+        taken = list(
+            _waiting(now)
+            .filter(pk__in=[credential_id for _, credential_id in chosen])
+            .select_for_update(skip_locked=True, of=("self",))
+            .values_list("tenant_id", "pk", "generation")
+        )
+        OAuthCredential.objects.filter(pk__in=[pk for _, pk, _ in taken]).update(
+            taken_until=now + TAKEN_FOR
+        )
+    order = {credential_id: place for place, (_, credential_id) in enumerate(chosen)}
+    return sorted(taken, key=lambda due: order[due[1]])
+
+
+def put_back(taken: Iterable[Due]) -> None:
+    """These were taken and are not going to be refreshed now: let others take them.
+
+    Whatever was claimed meanwhile keeps its mark.
+    """
+    OAuthCredential.objects.filter(
+        pk__in=[credential_id for _, credential_id, _ in taken], lease_id=None
+    ).update(taken_until=None)
+
+
+def _waiting(now: float) -> QuerySet[OAuthCredential]:
+    return (
+        OAuthCredential.objects.due(now=now)
+        .filter(Q(taken_until=None) | Q(taken_until__lte=now))
+        .filter(Q(lease_until=None) | Q(lease_until__lte=now))
+        .filter(suspended_at=None)
+        # No join: the lock is for the credentials' rows alone.
+        .filter(Exists(_refreshing_tenants().filter(pk=OuterRef("tenant_id"))))
+    )
+
+
+def _refreshing_tenants() -> QuerySet[Tenant]:
+    return Tenant.objects.filter(
+        Q(auto_refresh=None) | Q(auto_refresh=True), suspended_at=None
+    ).order_by()
+
+
+def _busy(now: float) -> dict[int, int]:
+    """Refreshes published or under way, by tenant."""
+    return dict(
+        OAuthCredential.objects.filter(taken_until__gt=now)
+        .order_by()
+        .values_list("tenant_id")
+        .annotate(count=Count("pk"))
+    )
+
+
+def _line(now: float) -> list[tuple[int, int]]:
+    """(tenant, credential): the oldest of all; where that is one long line of a few
+    tenants, the oldest of each of the others too."""
+    line = list(_waiting(now).values_list("tenant_id", "pk")[:_PAGE])
+    if len(line) == _PAGE:
+        seen = {tenant_id for tenant_id, _ in line}
+        first = _waiting(now).filter(tenant_id=OuterRef("pk"))
+        others = (
+            _refreshing_tenants()
+            .exclude(pk__in=seen)
+            .annotate(first=Subquery(first.values("pk")[:1]))
+            .filter(first__isnull=False)
+            .values_list("pk", "first")[:_OTHERS]
+        )
+        line += list(others)
+    return line
+
+
+def _in_turns(
+    line: list[tuple[int, int]], *, busy: dict[int, int], room: int
+) -> list[tuple[int, int]]:
+    """The first ``room`` of the line when tenants take turns, none above its bound."""
+    under_way = dict(busy)
+    turns = []
+    for place, (tenant_id, credential_id) in enumerate(line):
+        turn = under_way.get(tenant_id, 0)
+        under_way[tenant_id] = turn + 1
+        if turn < settings.OAUTHVAULT_REFRESHES_AT_ONCE_PER_TENANT:
+            turns.append((turn, place, tenant_id, credential_id))
+    turns.sort()
+    return [(tenant_id, credential_id) for _, _, tenant_id, credential_id in turns[:room]]

@@ -1,0 +1,301 @@
+"""Is this database the one that was left, or a restored one?
+
+A restored backup holds refresh tokens that were spent since it was made; presenting one of
+them ends its person's login. Nothing in the database can tell, so a number that only rises
+is kept in it and outside of it (Redis, the data directory). With every sweep it rises, in
+the database first. A database that knows a lower number than the outside is a restored one
+(or a replica that had lost its last writes); so is one with credentials in it beside which
+the outside has nothing at all. A restore of everything at once cannot be seen.
+
+What follows is the quarantine: every credential that could be refreshed is set aside until
+an operator says `oauthvault release_quarantine`. Nor are their tokens handed out: what was
+revoked since the backup was made would be among them.
+"""
+
+import logging
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+
+from tokens import audit, outside
+from tokens.errors import Quarantined, StoreUnavailable
+from tokens.models import (
+    Deployment,
+    Heartbeat,
+    OAuthCredential,
+    Problem,
+    Standing,
+    Tenant,
+)
+from tokens.refresh.schedule import due_time
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two looks at what lies outside, and those for which a scheduler's last
+# sign of life vouches for a database beside which this machine has nothing yet.
+_LOOKED_FOR, _VOUCHED_FOR = 20.0, 90.0
+# Seconds over which what was released falls due.
+_SPREAD = 120
+_PAGE = 500
+_SET_ASIDE = (Standing.ACTIVE, Standing.REAUTHORIZATION_REQUIRED)
+_ENDED = (Problem.ROTATED_ELSEWHERE, Problem.ANSWER_LOST, Problem.LOGIN_ENDED)
+
+_lock = threading.Lock()
+_vault_id: uuid.UUID | None = None
+_seen: dict[uuid.UUID, tuple[int, float]] = {}  # epoch outside, when looked (monotonic)
+
+
+def deployment() -> Deployment:
+    """The one row; made where there is none yet."""
+    row = Deployment.objects.filter(pk=1).first()
+    if row is not None:
+        return row
+    try:
+        with transaction.atomic():
+            return Deployment.objects.create(pk=1)
+    except IntegrityError:
+        return Deployment.objects.get(pk=1)
+
+
+def verify(*, now: float) -> int:
+    """The epoch that the database must at least have to be the one that was left.
+
+    Raises Quarantined, and has set every credential aside, if it is a restored one;
+    StoreUnavailable if that cannot be told at the moment.
+    """
+    global _vault_id
+    row = deployment()
+    _vault_id = row.vault_id
+    known = _known_outside(row, now=now)
+    if row.epoch < known:
+        _quarantine(
+            known,
+            f"the database is at epoch {row.epoch}, and was at {known} before",
+            now=now,
+        )
+    return known
+
+
+def vault_id() -> uuid.UUID:
+    """The id of the vault that this process works for, asked of the database once."""
+    global _vault_id
+    if _vault_id is None:
+        _vault_id = deployment().vault_id
+    return _vault_id
+
+
+def known_vault_id() -> uuid.UUID | None:
+    """The same, if this process has learned it already. Asks no database."""
+    return _vault_id
+
+
+def advance(*, now: float) -> None:
+    """Let the epoch rise, in the database first. Part of every sweep."""
+    verify(now=now)
+    Deployment.objects.filter(pk=1).update(epoch=F("epoch") + 1)
+    row = deployment()
+    _remember(row.vault_id, row.epoch)
+    if not _write_outside(row.vault_id, row.epoch):
+        logger.warning("the epoch cannot be written outside of the database")
+
+
+def release(
+    *,
+    tenant: Tenant | None,
+    user_id: str | None,
+    actor: str,
+    now: float,
+    each: Callable[[], None] = lambda: None,
+) -> int:
+    """Let what is quarantined be used and refreshed again; how many.
+
+    Whoever's login had ended before stays so. The others fall due spread over two minutes.
+    ``each`` is called for every credential (a progress bar).
+    """
+    chosen = OAuthCredential.objects.filter(standing=Standing.QUARANTINED)
+    if tenant is not None:
+        chosen = chosen.for_tenant(tenant)
+    if user_id is not None:
+        chosen = chosen.filter(user_id=user_id)
+    released = 0
+    while page := list(chosen.select_related("tenant").order_by("pk")[:_PAGE]):
+        with transaction.atomic():
+            for credential in page:
+                released += _release_one(credential, now=now)
+                each()
+            for owner in {credential.tenant for credential in page}:
+                audit.record(
+                    tenant=owner,
+                    actor=actor,
+                    action="release_quarantine",
+                    now=now,
+                    subject=user_id or "",
+                    credentials=sum(credential.tenant_id == owner.pk for credential in page),
+                )
+    if not OAuthCredential.objects.filter(standing=Standing.QUARANTINED).exists():
+        Deployment.objects.filter(pk=1).update(quarantined_at=None, quarantine_reason="")
+    return released
+
+
+def forget() -> None:
+    """Look outside anew (another database, another process)."""
+    global _vault_id
+    with _lock:
+        _seen.clear()
+        _vault_id = None
+
+
+def _release_one(credential: OAuthCredential, *, now: float) -> bool:
+    ended = credential.problem in _ENDED
+    due = None
+    if not ended and credential.has_refresh_token:
+        due = due_time(
+            expires_at=credential.expires_at, threshold=credential.tenant.threshold, now=now
+        )
+        due = max(due, int(now + random.uniform(0, _SPREAD)))  # noqa: S311  spreads load
+    return bool(
+        OAuthCredential.objects.filter(
+            tenant_id=credential.tenant_id,
+            pk=credential.pk,
+            standing=Standing.QUARANTINED,
+            generation=credential.generation,
+        ).update(
+            standing=Standing.REAUTHORIZATION_REQUIRED if ended else Standing.ACTIVE,
+            refresh_due_at=due,
+        )
+    )
+
+
+def _known_outside(row: Deployment, *, now: float) -> int:
+    """The highest epoch that anything outside of the database remembers."""
+    with _lock:
+        known, looked = _seen.get(row.vault_id, (-1, float("-inf")))
+    if time.monotonic() - looked < _LOOKED_FOR:
+        return known
+    found, everywhere = _read_outside(row.vault_id)
+    if found is None and known >= 0:
+        found = known
+    if found is None:
+        if not everywhere:
+            raise StoreUnavailable(
+                "Redis does not answer, and without it a restored database cannot be told "
+                "from the one that was left. Nothing is refreshed until it does.",
+                retry_after=5,
+            )
+        if row.epoch > 0 and _is_filled() and not _is_vouched_for(now=now):
+            # Nothing remembers an epoch of this vault: one above its own stands for that.
+            _quarantine(row.epoch + 1, "what is kept outside of the database is missing", now=now)
+        found = row.epoch
+        _write_outside(row.vault_id, found)
+    _remember(row.vault_id, found)
+    return max(known, found)
+
+
+def _quarantine(known: int, reason: str, *, now: float) -> None:
+    with transaction.atomic():
+        row = Deployment.objects.select_for_update().get(pk=1)
+        if row.epoch < known:
+            counts = {
+                tenant: OAuthCredential.objects.for_tenant(tenant)
+                .filter(standing__in=_SET_ASIDE)
+                .update(
+                    standing=Standing.QUARANTINED,
+                    refresh_due_at=None,
+                    taken_until=None,
+                    lease_id=None,
+                    lease_until=None,
+                )
+                for tenant in Tenant.objects.all()
+            }
+            Deployment.objects.filter(pk=1).update(
+                # Said once: from here on it is an epoch of its own.
+                epoch=known + 1,
+                quarantined_at=now,
+                quarantine_reason=reason,
+            )
+            for tenant, count in counts.items():
+                if count:
+                    audit.record(
+                        tenant=tenant,
+                        actor="scheduler",
+                        action="quarantine",
+                        now=now,
+                        reason=reason,
+                        credentials=count,
+                    )
+            logger.critical(
+                "this database seems to be a restored one (%s): %s credentials are quarantined "
+                "until an operator runs `oauthvault release_quarantine`",
+                reason, sum(counts.values()),
+            )  # fmt: skip
+            row.epoch = known + 1
+    # Not before the commit: a crash in between has it found out again.
+    _remember(row.vault_id, row.epoch)
+    _write_outside(row.vault_id, row.epoch)
+    raise Quarantined(
+        "The database seems to be a restored one. Nothing is refreshed until an operator "
+        "runs `oauthvault release_quarantine`."
+    )
+
+
+def _is_filled() -> bool:
+    return OAuthCredential.objects.exclude(standing=Standing.REVOKED).exists()
+
+
+def _is_vouched_for(*, now: float) -> bool:
+    """Whether a scheduler was at work on this very database a moment ago. A second machine,
+    or a command with a data directory of its own, is no restored backup."""
+    return Heartbeat.objects.filter(part="scheduler", at__gt=now - _VOUCHED_FOR).exists()
+
+
+def _remember(vault_id: uuid.UUID, epoch: int) -> None:
+    with _lock:
+        before, _ = _seen.get(vault_id, (-1, 0.0))
+        _seen[vault_id] = (max(before, epoch), time.monotonic())
+
+
+def _read_outside(vault_id: uuid.UUID) -> tuple[int | None, bool]:
+    """The epoch found outside, and whether every place could be looked into."""
+    found, everywhere = [], True
+    try:
+        kept = (outside.folder("epoch") / str(vault_id)).read_text(encoding="ascii")
+        found.append(int(kept))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):
+        logger.warning("the epoch in the data directory cannot be read")
+        everywhere = False
+    if outside.has_redis():
+        try:
+            text = outside.in_redis("GET", _name(vault_id))
+        except outside.Unreachable:
+            everywhere = False
+        else:
+            if text is not None:
+                found.append(int(str(text)))
+    return max(found, default=None), everywhere
+
+
+def _write_outside(vault_id: uuid.UUID, epoch: int) -> bool:
+    written = False
+    try:
+        outside.write_durably(outside.folder("epoch") / str(vault_id), f"{epoch}\n")
+        written = True
+    except OSError:
+        pass
+    if outside.has_redis():
+        try:
+            outside.in_redis("SET", _name(vault_id), epoch)
+            written = True
+        except outside.Unreachable:
+            pass
+    return written
+
+
+def _name(vault_id: uuid.UUID) -> str:
+    return f"oauthvault:{vault_id}:epoch"

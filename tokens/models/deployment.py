@@ -1,0 +1,28 @@
+"""What the database says of itself as a whole."""
+
+import uuid
+from typing import ClassVar
+
+from django.db import models
+
+
+class Deployment(models.Model):
+    """The one row about this vault (primary key 1).
+
+    ``epoch`` rises with every sweep, and is kept outside of the database too: a database
+    that knows a lower one than the outside does is a restored one, whose refresh tokens
+    may be spent (`tokens.epoch`). Times are Unix seconds.
+    """
+
+    vault_id = models.UUIDField(default=uuid.uuid4, editable=False)
+    epoch = models.BigIntegerField(default=0)
+    quarantined_at = models.FloatField(null=True)
+    quarantine_reason = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=models.Q(pk=1), name="there_is_one_deployment"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.vault_id)

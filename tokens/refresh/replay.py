@@ -1,0 +1,148 @@
+"""Replay: answers that lie in the spool come home when the database is back."""
+
+import logging
+import time
+import uuid
+
+from django.db import DatabaseError, connection
+
+from tokens import clock, epoch, sealing
+from tokens.behind import WriteBehind
+from tokens.errors import VaultError
+from tokens.keyring import sealing_key
+from tokens.models import Cause, DataKey, OAuthCredential
+from tokens.oauth_client import Granted, Refusal, Refused
+from tokens.refresh import spool
+from tokens.refresh.claim import Claim
+from tokens.refresh.save import Answer, save
+from tokens.secret import AccessToken, RefreshToken
+
+logger = logging.getLogger(__name__)
+
+
+def replay() -> int:
+    """Save everything that lies in the spool, and destroy it there; how many came home.
+
+    Harmless when several processes do it at once. DatabaseError while the database is away.
+    """
+    return sum(_bring_home(entry) for entry in spool.entries(epoch.vault_id()))
+
+
+def replay_for(*, tenant_id: int, credential_id: int) -> bool:
+    """Whether an answer for this credential lay in the spool; it is saved now."""
+    its_own = [
+        entry
+        for entry in spool.entries(epoch.vault_id())
+        if (entry.tenant_id, entry.credential_id) == (tenant_id, credential_id)
+    ]
+    return sum(_bring_home(entry) for entry in its_own) > 0
+
+
+def keep_trying() -> None:
+    """Have this process go on by itself until its spool is empty."""
+    _keeper.wake()
+
+
+def pick_up() -> None:
+    """At the start of a process that serves: what one before it left is looked after."""
+    if spool.has_files():
+        keep_trying()
+
+
+def _bring_home(entry: spool.Entry) -> bool:
+    """Whether it was saved, now or before. One that cannot be read yet stays."""
+    try:
+        claim = _claim(entry)
+        if claim is None:
+            logger.warning("a spooled answer belongs to a credential that is gone")
+        else:
+            outcome = save(claim, _answer(entry, claim))
+            logger.info(
+                "the spooled answer for credential %s of tenant %s: %s",
+                entry.credential_id, entry.tenant_id, outcome,
+            )  # fmt: skip
+    except DatabaseError:
+        connection.close()
+        raise
+    except (VaultError, ValueError, KeyError, DataKey.DoesNotExist) as error:
+        # A key that is not at hand now may be at hand tomorrow.
+        logger.error(
+            "the spooled answer for credential %s cannot be saved: %s; it stays in the spool",
+            entry.credential_id, type(error).__name__,
+        )  # fmt: skip
+        return False
+    spool.remove(entry)
+    return True
+
+
+def _claim(entry: spool.Entry) -> Claim | None:
+    """The claim that this is the answer to, as it was; None if its credential is gone."""
+    credential = (
+        OAuthCredential.objects.filter(tenant_id=entry.tenant_id, pk=entry.credential_id)
+        .select_related("tenant")
+        .first()
+    )
+    if credential is None:
+        return None
+    _, refresh_token = _opened(entry) if entry.granted else (None, RefreshToken("-"))
+    return Claim(
+        credential=credential,
+        generation=entry.generation,
+        refresh_token=refresh_token,
+        seals_with=sealing_key(credential.tenant),
+        lease_id=uuid.UUID(entry.lease_id),
+        vault_id=uuid.UUID(entry.vault_id),
+        cause=Cause(entry.cause),
+        actor=entry.actor,
+        claimed_at=clock.now(),
+        claimed_monotonic=time.monotonic(),
+    )
+
+
+def _answer(entry: spool.Entry, claim: Claim) -> Answer:
+    said: Granted | Refused
+    if entry.granted:
+        access_token, refresh_token = _opened(entry)
+        said = Granted(
+            access_token=access_token,
+            refresh_token=refresh_token,
+            expires_in=entry.granted["expires_in"],
+            expires_in_was_bounded=entry.granted["expires_in_was_bounded"],
+            scopes=entry.granted["scopes"],
+            login_expires_in=entry.granted["login_expires_in"],
+            status=entry.granted["status"],
+        )
+    else:
+        said = Refused(
+            kind=Refusal(entry.refused["kind"]),
+            status=entry.refused["status"],
+            retry_after=entry.refused["retry_after"],
+        )
+    return Answer(
+        said=said,
+        tries=entry.tries,
+        latency_ms=entry.latency_ms,
+        answered_at=entry.answered_at,
+    )
+
+
+def _opened(entry: spool.Entry) -> tuple[AccessToken, RefreshToken]:
+    return sealing.open_pair(
+        sealing.SealedPair(
+            data_key=DataKey.objects.get(pk=entry.granted["data_key"]),
+            access_token_encrypted=entry.granted["access_token_encrypted"],
+            refresh_token_encrypted=entry.granted["refresh_token_encrypted"],
+        ),
+        tenant_id=entry.tenant_id,
+        credential_id=entry.credential_id,
+    )
+
+
+def _try_all() -> None:
+    try:
+        replay()
+    except DatabaseError as error:
+        logger.warning("the database is still away: %s", type(error).__name__)
+
+
+_keeper = WriteBehind("spool", _try_all)
