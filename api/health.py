@@ -19,11 +19,12 @@ from django.db import connection
 
 from oauthvault.celery import app
 from oauthvault.env import ConfigurationError
-from tokens import clock
+from tokens import clock, epoch
 from tokens.errors import EncryptionError
 from tokens.keyring import load_keyring, verify_keys
 from tokens.metrics import SCHEDULER
 from tokens.models import Heartbeat, OAuthCredential, Standing
+from tokens.refresh import gate, spool
 
 logger = logging.getLogger(__name__)
 
@@ -52,18 +53,24 @@ class Health:
 
 
 def examine() -> Health:
-    """Ask every part. Unhealthy without database or keys, degraded without another part."""
+    """Ask every part. Unhealthy without database or keys, degraded without another part,
+    and while answers lie in the spool, the far side is down or credentials are quarantined."""
     ends = time.monotonic() + WITHIN
     store, cached, broker = _Check(_ask_store), _Check(_ask_cache), _Check(_ask_broker)
+    spooled = _Check(_ask_spool)
     found = store.answer(ends) or _Store()
     cached.answer(ends)
     broker.answer(ends)
+    depth = spooled.answer(ends)
     checks = {
         "database": store.verdict,
         "cache": cached.verdict,
         "broker": broker.verdict,
         "scheduler": found.scheduler,
         "encryption": found.encryption,
+        "spool": f"{depth} answers wait for the database" if depth else spooled.verdict,
+        "upstream": found.upstream,
+        "quarantine": found.quarantine,
     }
     if checks["database"] != OK or checks["encryption"] != OK:
         status = "unhealthy"
@@ -92,6 +99,8 @@ class _Store:
     oauth_configured: bool = False
     scheduler: str = "unknown"
     encryption: str = "unknown"
+    upstream: str = "unknown"
+    quarantine: str = "unknown"
 
 
 def _ask_store() -> _Store:
@@ -101,6 +110,8 @@ def _ask_store() -> _Store:
         oauth_configured=OAuthCredential.objects.exclude(standing=Standing.REVOKED).exists(),
         scheduler=_scheduler(),
         encryption=_encryption(),
+        upstream=_upstream(),
+        quarantine=_quarantine(),
     )
 
 
@@ -121,6 +132,23 @@ def _encryption() -> str:
         logger.error("the keys do not open the database: %s", error)
         return "the keys at hand do not open the database"
     return OK
+
+
+def _upstream() -> str:
+    if gate.circuit_is_open():
+        return "the authorization server was found down; one refresh at a time tries it"
+    return OK
+
+
+def _quarantine() -> str:
+    if epoch.deployment().quarantined_at is not None:
+        return "the database seems to be a restored one: run `oauthvault release_quarantine`"
+    return OK
+
+
+def _ask_spool() -> int:
+    """Without the database: it is when that is away that the spool fills."""
+    return spool.depth(epoch.known_vault_id())
 
 
 def _ask_cache() -> bool:

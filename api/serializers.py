@@ -178,6 +178,9 @@ class _Checks(serializers.Serializer[Any]):
     broker = serializers.CharField()
     scheduler = serializers.CharField()
     encryption = serializers.CharField()
+    spool = serializers.CharField(help_text="Answers that the database could not take yet.")
+    upstream = serializers.CharField(help_text="Whether the authorization server is up.")
+    quarantine = serializers.CharField(help_text="Whether this database is a restored one.")
 
 
 class Health(serializers.Serializer[Any]):

@@ -7,3 +7,8 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "oauthvault.settings")
 
 application = get_wsgi_application()
+
+# After the application is there: what an earlier process could not save is looked after.
+from tokens.refresh.replay import pick_up  # noqa: E402
+
+pick_up()

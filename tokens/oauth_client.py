@@ -26,7 +26,7 @@ USER_AGENT = f"oauthvault/{__version__}"
 _MOST_BYTES = 64 * 1024
 _CONNECT_TIMEOUT = 5.0
 # A server that says "in a year" is not believed; one that says nothing gets a minute.
-_LONGEST_RETRY_AFTER = 3600.0
+_LONGEST_RETRY_AFTER = 86_400.0
 _DEFAULT_RETRY_AFTER = 60.0
 # Seconds. An `expires_in` that is missing, not a number or not above zero would have us
 # refresh in a loop, and one of centuries never again: neither is believed.
@@ -224,17 +224,30 @@ def _sort_refusal(answer: _Exchange, body: dict[str, Any] | None) -> Refused:
 
 
 def _retry_after(headers: httpx.Headers | None) -> float:
-    """Seconds, from either form of the header (RFC 9110 section 10.2.3), within bounds."""
-    value = (headers or httpx.Headers()).get("retry-after", "").strip()
-    seconds = _DEFAULT_RETRY_AFTER
+    """Seconds, from either form of the header (RFC 9110 section 10.2.3), within bounds.
+
+    A date is one by the server's clock, and so is compared with the Date of its answer:
+    our own clock may be minutes away from it.
+    """
+    headers = headers or httpx.Headers()
+    value = headers.get("retry-after", "").strip()
+    seconds: float | None = None
     if value.isascii() and value.isdigit():
         seconds = float(value[:9])
-    elif value:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            seconds = _DEFAULT_RETRY_AFTER
+    elif value and (until := _http_date(value)) is not None:
+        answered = _http_date(headers.get("date", ""))
+        seconds = until - (answered if answered is not None else time.time())
+    if seconds is None:
+        return _DEFAULT_RETRY_AFTER
     return min(max(seconds, 1.0), _LONGEST_RETRY_AFTER)
+
+
+def _http_date(value: str) -> float | None:
+    """Unix seconds of an HTTP date (RFC 9110 section 5.6.7); None if it is none."""
+    try:
+        return email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError, TypeError):
+        return None
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:

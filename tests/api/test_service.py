@@ -42,7 +42,17 @@ def test_a_vault_that_is_well_says_so(ask: Caller) -> None:
             "oauth_configured": False,
             "version": __version__,
             "checks": dict.fromkeys(
-                ("database", "cache", "broker", "scheduler", "encryption"), "ok"
+                (
+                    "database",
+                    "cache",
+                    "broker",
+                    "scheduler",
+                    "encryption",
+                    "spool",
+                    "upstream",
+                    "quarantine",
+                ),
+                "ok",
             ),
         },
     )

@@ -1,9 +1,11 @@
 """What the vault's commands share: how they refuse, how they print, whom they act for."""
 
 import getpass
+import itertools
 import json
 import sys
 from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -11,6 +13,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tokens.errors import VaultError
 from tokens.models import Tenant
 from tokens.tenants import find_tenant
+
+_BAR = 30
 
 
 class VaultCommand(BaseCommand):
@@ -80,6 +84,23 @@ def actor() -> str:
         return f"command line ({getpass.getuser()})"
     except (KeyError, OSError):
         return "command line"
+
+
+def progress(total: int, *, wanted: bool = True) -> Callable[[], None]:
+    """Call what this returns after each of ``total`` steps: a bar on a terminal's standard
+    error, nothing elsewhere or where the work is short."""
+    if not wanted or total <= 20 or not sys.stderr.isatty():
+        return lambda: None
+    done = itertools.count(1)
+
+    def step() -> None:
+        number = next(done)
+        filled = _BAR * number // total
+        end = "\n" if number == total else ""
+        sys.stderr.write(f"\r[{'#' * filled}{'.' * (_BAR - filled)}] {number}/{total}{end}")
+        sys.stderr.flush()
+
+    return step
 
 
 def _hide_django_options(parser: ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 import os
 from argparse import ArgumentParser
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -9,10 +10,11 @@ from django.db.migrations.executor import MigrationExecutor
 
 from oauthvault.env import ConfigurationError
 from oauthvault.management.commands.init import refuse_silent_redis
-from tokens import clock
+from tokens import clock, epoch
 from tokens.keyring import load_keyring, verify_keys
 from tokens.management.command import VaultCommand, add_json
-from tokens.models import Heartbeat, Tenant
+from tokens.models import Heartbeat, OAuthCredential, Standing, Tenant
+from tokens.refresh import gate, spool
 
 _GOOD, _WORTH_A_LOOK, _BROKEN = "ok", "note", "wrong"
 
@@ -26,7 +28,10 @@ class Command(VaultCommand):
     def run(self, **options: Any) -> None:
         findings = [_database()]
         if findings[0][1] == _GOOD:
-            findings += [_migrations(), _keys(), _role(), _scheduler(), _first_steps()]
+            findings += [_migrations()]
+        if findings[-1][1] == _GOOD:
+            findings += [_keys(), _role(), _scheduler(), _first_steps()]
+            findings += [_quarantine(), _upstream(), _spool()]
         findings += [_redis(), _files()]
         if options["json"]:
             self.print_json(
@@ -94,6 +99,48 @@ def _scheduler() -> Finding:
     if age > 3 * settings.SWEEP_INTERVAL + 30:
         return "scheduler", _BROKEN, f"last ran {age} s ago: start `oauthvault beat` and `worker`"
     return "scheduler", _GOOD, f"ran {age} s ago"
+
+
+def _quarantine() -> Finding:
+    state = epoch.deployment()
+    if state.quarantined_at is None:
+        return "quarantine", _GOOD, "this database is the one that was left"
+    since = datetime.fromtimestamp(state.quarantined_at, UTC)
+    waiting = OAuthCredential.objects.filter(standing=Standing.QUARANTINED).count()
+    return (
+        "quarantine", _BROKEN,
+        f"since {since:%Y-%m-%d %H:%M:%S} UTC: {state.quarantine_reason}. {waiting} credentials "
+        "are neither handed out nor refreshed. Make sure nothing else runs on the original "
+        "database, revoke again whom you revoked since the backup, then run "
+        "`oauthvault release_quarantine`",
+    )  # fmt: skip
+
+
+def _upstream() -> Finding:
+    now = clock.now()
+    if gate.circuit_is_open():
+        return (
+            "upstream", _WORTH_A_LOOK,
+            f"{settings.CLAUDE_OAUTH_TOKEN_URL} was found down; one refresh at a time tries it, "
+            "and the others wait",
+        )  # fmt: skip
+    if until := gate.closed_until(now=now):
+        return (
+            "upstream", _WORTH_A_LOOK,
+            f"asked everybody to wait, for {int(until - now)} s more",
+        )  # fmt: skip
+    return "upstream", _GOOD, f"nothing known against {settings.CLAUDE_OAUTH_TOKEN_URL}"
+
+
+def _spool() -> Finding:
+    depth = spool.depth(epoch.vault_id())
+    if depth:
+        return (
+            "spool", _BROKEN,
+            f"{depth} answers of the authorization server wait to be saved; a running worker "
+            "does it as soon as the database takes them",
+        )  # fmt: skip
+    return "spool", _GOOD, "empty"
 
 
 def _first_steps() -> Finding:

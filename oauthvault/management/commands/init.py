@@ -13,9 +13,16 @@ from django.db import IntegrityError, connection, connections, transaction
 from api.keys import adopt_environment_key
 from oauthvault import datadir, env
 from oauthvault.env import ConfigurationError
-from tokens import clock
+from tokens import clock, epoch
 from tokens.credential_file import parse_credentials
-from tokens.errors import AlreadyStored, InvalidCredentials, StaleCredential, VaultError
+from tokens.errors import (
+    AlreadyStored,
+    InvalidCredentials,
+    Quarantined,
+    StaleCredential,
+    StoreUnavailable,
+    VaultError,
+)
 from tokens.importing import import_credential
 from tokens.keyring import check_keys, load_keyring, prepare_keys
 from tokens.management.command import VaultCommand
@@ -54,6 +61,11 @@ class Command(VaultCommand):
         call_command("migrate", verbosity=0, interactive=False)
         prepare_keys()
         now = clock.now()
+        try:
+            epoch.verify(now=now)
+        except (Quarantined, StoreUnavailable) as refusal:
+            # It starts all the same: that is how an operator gets to see what happened.
+            self.say(f"WARNING: {refusal.detail}")
         tenant = ensure_default_tenant(now=now)
         self._first_operator()
         if settings.OAUTHVAULT_SERVICE_KEY is not None:

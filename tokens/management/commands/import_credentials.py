@@ -19,6 +19,7 @@ from tokens.management.command import (
     add_json,
     add_tenant,
     add_user,
+    progress,
     tenant_named,
 )
 from tokens.models import DEFAULT_USER, Tenant
@@ -49,11 +50,10 @@ class Command(VaultCommand):
         content = _read(options["file"])
         rows = list(_rows(content, tenant, options["user"]))
         results: list[dict[str, Any]] = []
-        show_progress = sys.stderr.isatty() and len(rows) > 20 and not options["json"]
-        for number, row in enumerate(rows, start=1):
+        step = progress(len(rows), wanted=not options["json"])
+        for row in rows:
             results.append(_store(tenant, row, dry_run=options["dry_run"]))
-            if show_progress:
-                _progress(number, len(rows))
+            step()
         if options["json"]:
             self.print_json(results)
         else:
@@ -188,11 +188,3 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _progress(done: int, total: int) -> None:
-    width = 30
-    filled = width * done // total
-    end = "\n" if done == total else ""
-    sys.stderr.write(f"\r[{'#' * filled}{'.' * (width - filled)}] {done}/{total}{end}")
-    sys.stderr.flush()

@@ -1,0 +1,74 @@
+import sys
+from argparse import ArgumentParser
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from tokens import clock, epoch
+from tokens.management.command import (
+    VaultCommand,
+    actor,
+    add_json,
+    add_tenant,
+    add_user,
+    progress,
+    tenant_named,
+)
+from tokens.models import OAuthCredential, Standing
+
+
+class Command(VaultCommand):
+    help = (
+        "Let credentials be used and refreshed again after the vault has found its database to be "
+        "a restored one. Before you do: make sure that nothing else still runs on the original "
+        "database, because presenting a refresh token that was spent there ends its login; and "
+        "revoke again whom you revoked since the backup was made. A login that was refreshed since "
+        "the backup is lost, and will ask for a new one."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add_tenant(parser, required=False)
+        add_user(parser, required=False)
+        parser.add_argument("--yes", action="store_true", help="do not ask before")
+        add_json(parser)
+
+    def run(self, **options: Any) -> None:
+        if options["user"] and not options["tenant"]:
+            raise CommandError("--user needs --tenant", returncode=2)
+        tenant = tenant_named(options["tenant"]) if options["tenant"] else None
+        chosen = OAuthCredential.objects.filter(standing=Standing.QUARANTINED)
+        if tenant is not None:
+            chosen = chosen.for_tenant(tenant)
+        if options["user"]:
+            chosen = chosen.filter(user_id=options["user"])
+        total = chosen.count()
+        state = epoch.deployment()
+        if state.quarantined_at is not None and not options["json"]:
+            since = datetime.fromtimestamp(state.quarantined_at, UTC)
+            self.say(f"Quarantined since {since:%Y-%m-%d %H:%M:%S} UTC: {state.quarantine_reason}.")
+        if total and not options["yes"] and sys.stdin.isatty():
+            answer = input(
+                f"Release {_credentials(total)}? A refresh token that was spent since the backup "
+                "ends its login when it is presented. [y/N] "
+            )
+            if answer.strip().lower() not in {"y", "yes"}:
+                raise CommandError("nothing was released")
+        shown = progress(total, wanted=not options["json"])
+        released = epoch.release(
+            tenant=tenant,
+            user_id=options["user"],
+            actor=actor(),
+            now=clock.now(),
+            each=shown,
+        )
+        if options["json"]:
+            self.print_json({"released": released})
+        elif released:
+            self.say(f"{_credentials(released)} released. What is due is refreshed in 2 minutes.")
+        else:
+            self.say("Nothing is quarantined.")
+
+
+def _credentials(count: int) -> str:
+    return "1 credential" if count == 1 else f"{count} credentials"
