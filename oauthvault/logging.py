@@ -16,6 +16,8 @@ _SECRET_SHAPES = re.compile(
 )
 
 
+# The statuses of refusals that say: later.
+_CHOSEN = (409, 429, 502, 503)
 _WRONG_HOST = "django.security.DisallowedHost"
 
 
@@ -36,6 +38,15 @@ class Redaction(logging.Formatter):
         return redact(text)
 
 
+def is_news(record: logging.LogRecord) -> bool:
+    """Not Django's line about every answer above 400 that we chose to give: a thousand
+    callers who are told to come back in a second are no error each. Refusals are counted
+    in the metrics; what is wrong behind one is logged where it is found. Drops nothing
+    that has a traceback."""
+    refused = getattr(record, "status_code", None) in _CHOSEN
+    return not refused or record.exc_info is not None
+
+
 def configure(options: dict[str, Any]) -> None:
     """Django's LOGGING_CONFIG: one handler, one format, one level."""
     logging.config.dictConfig(
@@ -48,9 +59,11 @@ def configure(options: dict[str, Any]) -> None:
                     "format": "%(asctime)s %(levelname)-7s %(name)s [%(request_id)s] %(message)s",
                 }
             },
+            "filters": {"news": {"()": lambda: is_news}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
             "root": {"handlers": ["stderr"], "level": options.get("level", "INFO")},
             "loggers": {
+                "django.request": {"filters": ["news"]},
                 # httpx writes one line per request at INFO; the attempt record says more.
                 "httpx": {"level": "WARNING"},
                 "httpcore": {"level": "WARNING"},

@@ -45,6 +45,7 @@ def _nothing_remembered() -> Iterator[None]:
     ahead.forget()
     handouts._counts.clear()
     handouts._last_used.clear()
+    handouts._results.clear()
     usage._used.clear()
     for entry in (settings.OAUTHVAULT_DATA_DIR / "spool").glob("*"):
         entry.unlink(missing_ok=True)

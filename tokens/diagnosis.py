@@ -2,7 +2,8 @@
 
 import shlex
 
-from tokens.models import OAuthCredential, Problem, Status
+from tokens import endings
+from tokens.models import OAuthCredential, Problem, Standing, Status
 
 NEW_LOGIN = (
     "Sign in to Claude again and store the new login: "
@@ -33,9 +34,14 @@ _ENDED = {Problem.ROTATED_ELSEWHERE, Problem.ANSWER_LOST, Problem.LOGIN_ENDED}
 
 
 def describe_problem(credential: OAuthCredential, *, now: float) -> str | None:
-    """None when all is well, else what happened and, where a person must act, the command."""
-    # People copy these commands into a shell: a user id must stay one word there.
-    where = {"tenant": credential.tenant.slug, "user": shlex.quote(credential.user_id)}
+    """None when all is well, else what happened and, where a person must act, the command.
+    Where nothing is wrong yet: that the login is about to end."""
+    return describe_obstacle(credential, now=now) or describe_end(credential, now=now)
+
+
+def describe_obstacle(credential: OAuthCredential, *, now: float) -> str | None:
+    """What is wrong now. None when nothing is, however near the end of the login."""
+    where = _where(credential)
     status = credential.status(now=now)
     if status == Status.REVOKED:
         return f"The credential was revoked. {NEW_LOGIN.format(**where)}"
@@ -68,3 +74,37 @@ def describe_problem(credential: OAuthCredential, *, now: float) -> str | None:
     if status == Status.OUTCOME_UNKNOWN:
         return "The answer to the last refresh is missing; the refresh is tried once more."
     return None
+
+
+def describe_end(credential: OAuthCredential, *, now: float) -> str | None:
+    """That a living login ends within a week, or should have ended; None for any other."""
+    end = endings.ends_at(credential)
+    if credential.standing != Standing.ACTIVE or end is None:
+        return None
+    left = end - now
+    if left > endings.WARNING_DAYS[0] * endings.DAY:
+        return None
+    new_login = NEW_LOGIN.format(**_where(credential))
+    if not credential.has_refresh_token:
+        return f"This credential has no refresh token and ends {_ahead(left)}. {new_login}"
+    if endings.is_estimate(credential):
+        when = f"ends {_ahead(left)}" if left > 0 else "may end at any moment"
+        when += " (an estimate, counted from the import)"
+    else:
+        when = f"ends {_ahead(left)}" if left > 0 else "has reached its end"
+    return f"This login {when}, and no refresh extends it. {new_login}"
+
+
+def _where(credential: OAuthCredential) -> dict[str, str]:
+    # People copy these commands into a shell: a user id must stay one word there.
+    return {"tenant": credential.tenant.slug, "user": shlex.quote(credential.user_id)}
+
+
+def _ahead(seconds: float) -> str:
+    """``in 6 days``, ``in 30 hours``, ``in 1 minute``: in the largest unit of which there are
+    two."""
+    for unit, length in (("day", endings.DAY), ("hour", 3600)):
+        if seconds >= 2 * length:
+            return f"in {round(seconds / length)} {unit}s"
+    minutes = max(1, round(seconds / 60))
+    return f"in {minutes} minute{'s' if minutes > 1 else ''}"

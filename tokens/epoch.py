@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Callable
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
@@ -97,7 +98,9 @@ def known_vault_id() -> uuid.UUID | None:
 def advance(*, now: float) -> None:
     """Let the epoch rise, in the database first. Part of every sweep."""
     verify(now=now)
-    Deployment.objects.filter(pk=1).update(epoch=F("epoch") + 1)
+    Deployment.objects.filter(pk=1).update(
+        epoch=F("epoch") + 1, token_url=settings.CLAUDE_OAUTH_TOKEN_URL
+    )
     row = deployment()
     _remember(row.vault_id, row.epoch)
     if not _write_outside(row.vault_id, row.epoch):

@@ -63,18 +63,24 @@ def begin(*, tenant_id: int, credential_id: int, generation: int, cause: Cause, 
     _pool.submit(_run, tenant_id, credential_id, generation, cause, actor)
 
 
+def is_begun(credential_id: int) -> bool:
+    """Whether this process is at it already. Asks no database."""
+    with _lock:
+        return credential_id in _begun
+
+
 def is_under_way(*, tenant_id: int, credential_id: int, since: float) -> bool:
     """Whether a refresh that began no longer ago than its lease is without an outcome,
     here or in any other process."""
-    with _lock:
-        if credential_id in _begun:
-            return True
-    return RefreshAttempt.objects.filter(
-        tenant_id=tenant_id,
-        credential_id=credential_id,
-        outcome=Outcome.IN_FLIGHT,
-        started_at__gt=since - settings.REFRESH_LEASE,
-    ).exists()
+    return (
+        is_begun(credential_id)
+        or RefreshAttempt.objects.filter(
+            tenant_id=tenant_id,
+            credential_id=credential_id,
+            outcome=Outcome.IN_FLIGHT,
+            started_at__gt=since - settings.REFRESH_LEASE,
+        ).exists()
+    )
 
 
 def refusal_of(credential_id: int) -> VaultError | None:

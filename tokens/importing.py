@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from django.db import IntegrityError, transaction
 
-from tokens import audit, sealing
+from tokens import audit, endings, sealing
 from tokens.credential_file import MINTS_API_KEYS, ImportedCredential
 from tokens.errors import (
     AlreadyStored,
@@ -172,12 +172,19 @@ def _correct_expiry(
     """
     if credential.expires_at == offered.expires_at or credential.lease_id is not None:
         return False
+    ended_at = endings.ends_at(credential)
     credential.expires_at = offered.expires_at
+    credential.announce_at = endings.rescheduled(
+        announce_at=credential.announce_at,
+        ended_at=ended_at,
+        ends_at=endings.ends_at(credential),
+        now=now,
+    )
     if credential.refresh_due_at is not None and not credential.consecutive_failures:
         credential.refresh_due_at = due_time(
             expires_at=offered.expires_at, threshold=credential.tenant.threshold, now=now
         )
-    credential.save(update_fields=["expires_at", "refresh_due_at", "updated_at"])
+    credential.save(update_fields=["expires_at", "refresh_due_at", "announce_at", "updated_at"])
     return True
 
 
@@ -205,7 +212,7 @@ def _fill(
     credential.subscription_type = offered.subscription_type
     credential.standing = Standing.ACTIVE
     credential.generation += 0 if created else 1
-    credential.lease_id, credential.lease_until = None, None
+    credential.lease_id = credential.lease_until = credential.taken_until = None
     credential.unanswered_presentations = 0
     credential.consecutive_failures = 0
     credential.problem, credential.problem_at = Problem.NONE, None
@@ -217,6 +224,7 @@ def _fill(
         )
         credential.login_expires_at = offered.login_expires_at or int(now) + _USUAL_LOGIN_LIFE
         credential.login_expiry_is_estimate = offered.login_expires_at is None
+    credential.announce_at = endings.next_announcement(ends_at=endings.ends_at(credential), now=now)
     credential.save()
 
 

@@ -8,28 +8,38 @@ Each name of the document stands bare and untyped. Those that count have a typed
 format in which they are served.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from django.conf import settings
-from django.db.models import Count, Min, Q
+from django.db.models import Count, Min, Q, Sum
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     Metric,
     UnknownMetricFamily,
 )
 from prometheus_client.registry import Collector
 
-from tokens import clock
+from tokens import clock, endings, epoch, handouts
 from tokens.listing import status_in_sql
-from tokens.models import Heartbeat, OAuthCredential, Standing, Status, Tenant
-from tokens.statistics import active_at
+from tokens.models import (
+    HandOutTally,
+    Heartbeat,
+    OAuthCredential,
+    RefreshTally,
+    Standing,
+    Status,
+    Tenant,
+    TenantStatistics,
+)
+from tokens.refresh import gate, spool
+from tokens.statistics import ENDINGS, LATENCY_BUCKETS_MS, active_at
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SCHEDULER = "scheduler"
-_LOGIN_WARNING_DAYS = (7, 3, 1)
-_DAY = 86_400
 
 _ACTIVE = "litellm_claude_oauth_tokens_active"
 _REFRESHED = "litellm_claude_oauth_tokens_refreshed"
@@ -42,7 +52,9 @@ class VaultCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         now = clock.now()
-        yield from _by_tenant(now)
+        slugs = dict(Tenant.objects.order_by("slug").values_list("pk", "slug"))
+        yield from _of_the_document(slugs, now)
+        yield from _tallied(slugs)
         yield from _of_deployment(now)
 
     def describe(self) -> Iterable[Metric]:
@@ -60,16 +72,14 @@ def exposition() -> bytes:
     return generate_latest(REGISTRY)
 
 
-def _by_tenant(now: float) -> Iterator[Metric]:
+def _of_the_document(slugs: Mapping[int, str], now: float) -> Iterator[Metric]:
     at = int(now)
-    tenants = list(
-        Tenant.objects.values_list(
-            "pk",
-            "slug",
-            "statistics__refreshes_succeeded",
-            "statistics__auth_failures",
-        ).order_by("slug")
-    )
+    kept = {
+        tenant_id: (refreshed, failures)
+        for tenant_id, refreshed, failures in TenantStatistics.objects.values_list(
+            "tenant_id", "refreshes_succeeded", "auth_failures"
+        )
+    }
     living = {
         tenant_id: (active, soonest)
         for tenant_id, active, soonest in OAuthCredential.objects.filter(active_at(at))
@@ -88,12 +98,12 @@ def _by_tenant(now: float) -> Iterator[Metric]:
         (_REFRESHED, "Refreshes that brought a new token.", {}),
         (_FAILURES, "Credentials refused upstream: 401 reported, or invalid_grant.", {}),
     ]
-    for tenant_id, slug, refreshed, failures in tenants:
+    for tenant_id, slug in slugs.items():
         active, soonest = living.get(tenant_id, (0, None))
         active_tokens.add_metric([slug], active)
         if soonest is not None:
             expiry.add_metric([slug], soonest - at)
-        counts[0][2][slug], counts[1][2][slug] = refreshed or 0, failures or 0
+        counts[0][2][slug], counts[1][2][slug] = kept.get(tenant_id, (0, 0))
     yield active_tokens
     for name, what, by_slug in counts:
         bare = UnknownMetricFamily(name, what, labels=["tenant"])
@@ -106,19 +116,87 @@ def _by_tenant(now: float) -> Iterator[Metric]:
     yield expiry
 
 
-def _of_deployment(now: float) -> Iterator[Metric]:
-    at = int(now)
-    # Whose refresh should have happened: a due time that two sweeps have passed by, or a
-    # token that ended although it could have been renewed.
-    late = Q(refresh_due_at__lte=int(now - 2 * settings.SWEEP_INTERVAL)) | Q(expires_at__lte=at)
-    overdue = (
-        late
-        & Q(standing=Standing.ACTIVE, suspended_at=None, tenant__suspended_at=None)
-        & Q(refresh_token_encrypted__isnull=False)
-        & (Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True))
+def _tallied(slugs: Mapping[int, str]) -> Iterator[Metric]:
+    """What was counted as it happened.
+
+    Every series that can come is there from the start, at 0: of one that appears with its
+    first event, Prometheus never sees that event as an increase.
+    """
+    yield _counter(
+        "oauthvault_refresh_outcomes",
+        "Refreshes that ended, by outcome.",
+        slugs,
+        ("outcome", [outcome.value for outcome in ENDINGS]),
+        RefreshTally.objects.values_list("tenant_id", "outcome").annotate(number=Sum("count")),
     )
-    if not settings.CLAUDE_OAUTH_AUTO_REFRESH:
-        overdue = Q(pk__in=())
+    yield _counter(
+        "oauthvault_token_requests",
+        "Questions for a token: handed_out, or the code of the refusal.",
+        slugs,
+        ("result", handouts.RESULTS),
+        HandOutTally.objects.values_list("tenant_id", "result", "count"),
+    )
+    yield _refresh_durations()
+
+
+def _counter(
+    name: str,
+    what: str,
+    slugs: Mapping[int, str],
+    by: tuple[str, Sequence[str]],
+    rows: Iterable[tuple[int, str, int]],
+) -> Metric:
+    """A counter by tenant and by the one label ``by``: its name, and every value it has."""
+    label, values = by
+    counts = {(tenant_id, value): count for tenant_id, value, count in rows}
+    family = CounterMetricFamily(name, what, labels=["tenant", label])
+    for tenant_id, slug in slugs.items():
+        for value in values:
+            family.add_metric([slug, value], counts.get((tenant_id, value), 0))
+    return family
+
+
+def _refresh_durations() -> Metric:
+    """By outcome, for all tenants together: a bucket for each tenant would be too many."""
+    family = HistogramMetricFamily(
+        "oauthvault_refresh_duration_seconds",
+        "How long refreshes took, from being begun to their answer, by outcome.",
+        labels=["outcome"],
+    )
+    counts: dict[str, dict[int, int]] = defaultdict(dict)
+    total_ms: dict[str, int] = defaultdict(int)
+    for outcome, le_ms, count, spent in (
+        RefreshTally.objects.values_list("outcome", "le_ms")
+        .annotate(Sum("count"), Sum("total_ms"))
+        .order_by()
+    ):
+        counts[outcome][le_ms] = count
+        total_ms[outcome] += spent
+    for outcome in ENDINGS:
+        family.add_metric(
+            [outcome.value], _cumulated(counts[outcome.value]), total_ms[outcome.value] / 1000
+        )
+    return family
+
+
+def _cumulated(counts: Mapping[int, int]) -> list[tuple[str, float]]:
+    """Buckets as Prometheus has them: each holds those below it; bounds in seconds."""
+    buckets: list[tuple[str, float]] = []
+    so_far = 0
+    for bound in LATENCY_BUCKETS_MS:
+        so_far += counts.get(bound, 0)
+        buckets.append((str(bound / 1000), so_far))
+    return [*buckets, ("+Inf", sum(counts.values()))]
+
+
+def _of_deployment(now: float) -> Iterator[Metric]:
+    yield _by_status(now)
+    yield from _in_need(now)
+    yield from _scheduler(now)
+    yield from _far_side(now)
+
+
+def _by_status(now: float) -> Metric:
     by_status = dict(
         OAuthCredential.objects.order_by()
         .values_list(status_in_sql(now=now))
@@ -129,21 +207,23 @@ def _of_deployment(now: float) -> Iterator[Metric]:
     )
     for status in Status:
         credentials.add_metric([status.value], by_status.get(status.value, 0))
-    yield credentials
+    return credentials
 
+
+def _in_need(now: float) -> Iterator[Metric]:
+    """Whom the scheduler has left behind, and whom only a new login will help. One query."""
+    at = int(now)
+    ending = {
+        days: Count(
+            "pk",
+            filter=Q(standing=Standing.ACTIVE)
+            & endings.end_between(after=at, until=at + days * endings.DAY),
+        )
+        for days in endings.WARNING_DAYS
+    }
     counted = OAuthCredential.objects.order_by().aggregate(
-        overdue=Count("pk", filter=overdue),
-        **{
-            f"within_{days}d": Count(
-                "pk",
-                filter=Q(
-                    standing=Standing.ACTIVE,
-                    login_expires_at__gt=at,
-                    login_expires_at__lte=at + days * _DAY,
-                ),
-            )
-            for days in _LOGIN_WARNING_DAYS
-        },
+        overdue=Count("pk", filter=_overdue(now)),
+        **{f"within_{days}d": count for days, count in ending.items()},
     )
     yield GaugeMetricFamily(
         "oauthvault_refreshes_overdue",
@@ -152,13 +232,32 @@ def _of_deployment(now: float) -> Iterator[Metric]:
     )
     logins = GaugeMetricFamily(
         "oauthvault_logins_expiring",
-        "Logins that end within so many days and need their person then.",
+        "Logins, and credentials without a refresh token, that end for good within so many "
+        "days and need their person then.",
         labels=["within"],
     )
-    for days in _LOGIN_WARNING_DAYS:
+    for days in ending:
         logins.add_metric([f"{days}d"], counted[f"within_{days}d"])
     yield logins
 
+
+def _overdue(now: float) -> Q:
+    """Whose refresh should have happened: a due time that two sweeps have passed by, or a
+    token that ended although it could have been renewed."""
+    if not settings.CLAUDE_OAUTH_AUTO_REFRESH:
+        return Q(pk__in=())
+    late = Q(refresh_due_at__lte=int(now - 2 * settings.SWEEP_INTERVAL)) | Q(
+        expires_at__lte=int(now)
+    )
+    return (
+        late
+        & Q(standing=Standing.ACTIVE, suspended_at=None, tenant__suspended_at=None)
+        & Q(refresh_token_encrypted__isnull=False)
+        & (Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True))
+    )
+
+
+def _scheduler(now: float) -> Iterator[Metric]:
     beat = Heartbeat.objects.filter(part=SCHEDULER).first()
     if beat is not None:
         yield GaugeMetricFamily(
@@ -166,3 +265,28 @@ def _of_deployment(now: float) -> Iterator[Metric]:
             "Seconds since the scheduler last had a sweep done.",
             value=max(0.0, now - beat.at),
         )
+
+
+def _far_side(now: float) -> Iterator[Metric]:
+    """What keeps refreshes from happening, and what waits to be saved."""
+    door = gate.look(now=now)
+    yield GaugeMetricFamily(
+        "oauthvault_spool_depth",
+        "Answers of the authorization server that wait to be saved.",
+        value=spool.depth(epoch.vault_id()),
+    )
+    yield GaugeMetricFamily(
+        "oauthvault_upstream_circuit_open",
+        "1 while the authorization server was found down and one refresh at a time tries it.",
+        value=int(door.found_down),
+    )
+    yield GaugeMetricFamily(
+        "oauthvault_upstream_closed_seconds",
+        "Seconds for which nothing will be sent upstream: a 429, or an open circuit.",
+        value=max(0.0, door.closed_until - now),
+    )
+    yield GaugeMetricFamily(
+        "oauthvault_quarantined",
+        "1 while the database counts as a restored one.",
+        value=int(epoch.deployment().quarantined_at is not None),
+    )

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from celery import shared_task
@@ -47,9 +47,10 @@ def sweep() -> int:
     now = clock.now()
     safe = _look_after_epoch(now)
     Heartbeat.objects.update_or_create(part="scheduler", defaults={"at": now})
-    replay()
-    settle_abandoned(now=now)
-    endings.announce_due(now=now)
+    # What lay in the spool comes home before anything is called abandoned.
+    _step("the spool", replay)
+    _step("abandoned refreshes", lambda: settle_abandoned(now=now))
+    _step("endings", lambda: endings.announce_due(now=now))
     if not safe or not settings.CLAUDE_OAUTH_AUTO_REFRESH:
         return 0
     return _publish(now=now, most=settings.OAUTHVAULT_REFRESHES_AT_ONCE)
@@ -71,6 +72,14 @@ def refresh_credentials(
             _publish(now=clock.now(), most=len(wanted))
         except DatabaseError as error:
             logger.warning("the next in the line are left to the sweep: %s", type(error).__name__)
+
+
+def _step(what: str, do: Callable[[], object]) -> None:
+    """One that fails must not keep the others, or the refreshes, from being done."""
+    try:
+        do()
+    except Exception:
+        logger.exception("%s could not be looked after", what)
 
 
 def _look_after_epoch(now: float) -> bool:

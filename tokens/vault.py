@@ -4,6 +4,9 @@ Nothing here enqueues and nothing here knows HTTP: a view, a task or a command r
 clock, asks once, and shapes the answer. `now` is Unix seconds.
 """
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -37,6 +40,7 @@ from tokens.models import (
     TokenFingerprint,
     TokenKind,
 )
+from tokens.refresh import gate
 from tokens.refresh.claim import refuse_second_forced_refresh
 from tokens.secret import AccessToken, RefreshToken
 
@@ -87,14 +91,8 @@ def issue_access_token(
     begun behind it. Past its end the caller waits up to ``wait`` seconds for the one
     refresh. Raises the VaultError that says why there is none.
     """
-    _refuse_suspended(tenant)
-    credential = _find(tenant, user_id)
-    if credential is None:
-        raise NoToken("No OAuth token found")
-    if not credential.is_usable(now=now):
-        credential = _refreshed_for_request(credential, actor=actor, wait=wait, now=now)
-        now = clock.now()
-    return _hand_out(credential, actor=actor, now=now)
+    with _refusals_counted(tenant):
+        return _issue(tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now)
 
 
 def refresh_now(
@@ -131,22 +129,15 @@ def report_rejected(
 ) -> HandOut:
     """Upstream answered 401 to ``generation``: a newer token if there is one, else after one
     refresh. The server is the authority on a token's life."""
-    _refuse_suspended(tenant)
-    credential = _find(tenant, user_id)
-    if credential is None or credential.standing == Standing.REVOKED:
-        raise NoToken("No OAuth token found")
-    if credential.generation > generation:
-        return issue_access_token(tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now)
-    _refuse_unrefreshable(credential, now=now)
-    if not flight.is_under_way(tenant_id=tenant.pk, credential_id=credential.pk, since=now):
-        refuse_second_forced_refresh(credential, now=now)
-        statistics.count_rejection(tenant=tenant)
-        audit.record(
-            tenant=tenant, actor=actor, action="rejected", subject=user_id, now=now,
+    with _refusals_counted(tenant):
+        return _replace_rejected(
+            tenant=tenant,
+            user_id=user_id,
             generation=generation,
-        )  # fmt: skip
-    credential = _await_refresh(credential, cause=Cause.REJECTED, actor=actor, wait=wait, now=now)
-    return _hand_out(credential, actor=actor, now=clock.now())
+            actor=actor,
+            wait=wait,
+            now=now,
+        )
 
 
 def revoke(*, tenant: Tenant, user_id: str, actor: str, now: float) -> Revocation:
@@ -171,7 +162,7 @@ def revoke(*, tenant: Tenant, user_id: str, actor: str, now: float) -> Revocatio
         credential.standing = Standing.REVOKED
         credential.generation += 1
         credential.lease_id, credential.lease_until = None, None
-        credential.refresh_due_at = None
+        credential.refresh_due_at = credential.taken_until = credential.announce_at = None
         credential.unanswered_presentations = 0
         credential.problem, credential.problem_at = Problem.NONE, None
         credential.save()
@@ -247,6 +238,48 @@ def _hand_out(credential: OAuthCredential, *, actor: str, now: float) -> HandOut
     )
 
 
+def _issue(*, tenant: Tenant, user_id: str, actor: str, wait: float, now: float) -> HandOut:
+    _refuse_suspended(tenant)
+    credential = _find(tenant, user_id)
+    if credential is None:
+        raise NoToken("No OAuth token found")
+    if not credential.is_usable(now=now):
+        credential = _refreshed_for_request(credential, actor=actor, wait=wait, now=now)
+        now = clock.now()
+    return _hand_out(credential, actor=actor, now=now)
+
+
+def _replace_rejected(
+    *, tenant: Tenant, user_id: str, generation: int, actor: str, wait: float, now: float
+) -> HandOut:
+    _refuse_suspended(tenant)
+    credential = _find(tenant, user_id)
+    if credential is None or credential.standing == Standing.REVOKED:
+        raise NoToken("No OAuth token found")
+    if credential.generation > generation:
+        return _issue(tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now)
+    _refuse_unrefreshable(credential, now=now)
+    if not flight.is_under_way(tenant_id=tenant.pk, credential_id=credential.pk, since=now):
+        refuse_second_forced_refresh(credential, now=now)
+        statistics.count_rejection(tenant=tenant)
+        audit.record(
+            tenant=tenant, actor=actor, action="rejected", subject=user_id, now=now,
+            generation=generation,
+        )  # fmt: skip
+    credential = _await_refresh(credential, cause=Cause.REJECTED, actor=actor, wait=wait, now=now)
+    return _hand_out(credential, actor=actor, now=clock.now())
+
+
+@contextmanager
+def _refusals_counted(tenant: Tenant) -> Iterator[None]:
+    """Every question for a token is counted once, by what came of it."""
+    try:
+        yield
+    except VaultError as refusal:
+        handouts.note_refusal(tenant_id=tenant.pk, code=refusal.code)
+        raise
+
+
 def _refreshed_for_request(
     credential: OAuthCredential, *, actor: str, wait: float, now: float
 ) -> OAuthCredential:
@@ -281,6 +314,10 @@ def _await_refresh(
     back in a moment. The refresh goes on either way.
     """
     tenant = credential.tenant
+    if not flight.is_under_way(tenant_id=tenant.pk, credential_id=credential.pk, since=now):
+        # Said at once to everybody, and not only to those who find a place to wait.
+        last_chance = credential.unanswered_presentations > 0
+        gate.refuse_while_closed(now=now, last_chance=last_chance)
     flight.begin(
         tenant_id=tenant.pk,
         credential_id=credential.pk,
@@ -296,7 +333,7 @@ def _await_refresh(
             seconds=max(0.0, min(wait, LONGEST_WAIT)),
         )
     if not landed:
-        raise RefreshInProgress("A refresh of this token is under way.", retry_after=1)
+        raise _in_progress()
     refusal = flight.refusal_of(credential.pk)
     after, now = _find(tenant, credential.user_id), clock.now()
     if after is None:
@@ -306,6 +343,14 @@ def _await_refresh(
     if refusal is not None:
         raise refusal
     raise _refusal(after, now=now)
+
+
+def _in_progress() -> RefreshInProgress:
+    # One second or two: a thousand who are told the same would come back in one moment.
+    return RefreshInProgress(
+        "A refresh of this token is under way.",
+        retry_after=random.choice((1, 2)),  # noqa: S311  spreads load
+    )
 
 
 def _refusal(credential: OAuthCredential, *, now: float) -> VaultError:
@@ -323,7 +368,7 @@ def _refusal(credential: OAuthCredential, *, now: float) -> VaultError:
     if credential.problem in (Problem.UPSTREAM_UNAVAILABLE, Problem.NONE):
         # Without a problem: the refresh was claimed by another process a moment ago.
         if credential.problem == Problem.NONE:
-            return RefreshInProgress("A refresh of this token is under way.", retry_after=1)
+            return _in_progress()
         return UpstreamUnavailable(detail, retry_after=later)
     return UpstreamError(detail, retry_after=later)
 

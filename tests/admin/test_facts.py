@@ -3,14 +3,16 @@
 import time
 
 import pytest
+from django.conf import settings
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries, Settings
 
 from tests.admin.conftest import Cast, Plant
-from tokens import statistics, vault
+from tokens import endings, statistics, vault
 from tokens.admin import dashboard, facts
+from tokens.endings import DAY
 from tokens.errors import VaultError
-from tokens.models import OAuthCredential, Tenant
+from tokens.models import Deployment, OAuthCredential, Standing, Tenant, Upstream
 from tokens.tenants import suspend_tenant
 
 
@@ -125,3 +127,133 @@ def test_a_user_id_is_text_and_never_markup(plant: Plant, acme: Tenant, root: Cl
         "/admin/tokens/auditevent/",
     ):
         assert "<script>alert" not in root.get(page).content.decode(), page
+
+
+@pytest.mark.parametrize(
+    ("row", "says", "says_not"),
+    [
+        ({"rate_limited_until": 300}, "has asked everybody to wait", "was found down"),
+        ({"circuit_open_until": 300}, "was found down", "has asked everybody to wait"),
+        (
+            {"rate_limited_until": -5, "circuit_open_until": 0},
+            "Everybody can work.",
+            "no refresh is sent",
+        ),
+    ],
+)
+def test_home_says_why_nothing_is_sent_to_the_authorization_server(
+    plant: Plant, acme: Tenant, root: Client, row: dict[str, float], says: str, says_not: str
+) -> None:
+    plant(acme, "alice")
+    now = time.time()
+    Upstream.objects.create(
+        token_url=settings.CLAUDE_OAUTH_TOKEN_URL,
+        **{name: now + seconds if seconds else 0 for name, seconds in row.items()},
+    )
+    page = root.get("/admin/").content.decode()
+    assert says in page
+    assert says_not not in page
+
+
+# --- logins that are about to end ------------------------------------------------------------
+
+
+def ending_table(page: str) -> str:
+    """The part of home about those who work now and will stop."""
+    _before, found, after = page.partition('id="ending"')
+    return after.partition("</section>")[0] if found else ""
+
+
+def test_a_login_that_ends_within_a_week_is_a_warning_and_no_failure(
+    plant: Plant, acme: Tenant, root: Client
+) -> None:
+    now = time.time()
+    alice = plant(acme, "alice", login_expires_at=int(now) + 2 * DAY + 60)
+    page = root.get("/admin/").content.decode()
+    assert "Everybody can work." in page
+    assert "This login ends in 2 days (an estimate" in ending_table(page)
+    assert "import_credentials ~/.claude/.credentials.json --tenant acme --user alice" in page
+    detail = root.get(f"/admin/tokens/oauthcredential/{alice.pk}/change/").content.decode()
+    assert "ov-edge-uneasy" in detail
+    assert "This login ends in 2 days" in detail
+    assert "Until then it works." in detail
+    assert "There is nothing to do" not in detail
+    assert "No token is handed out" not in detail
+    listed = root.get("/admin/tokens/oauthcredential/").content.decode()
+    assert "and no refresh extends it" in listed
+    assert not OAuthCredential.objects.filter(facts.cannot_work(now=now)).exists()
+
+
+def test_the_warning_refuses_no_refresh(plant: Plant, acme: Tenant, root: Client) -> None:
+    alice = plant(acme, "alice", login_expires_at=int(time.time()) + DAY)
+    asked = root.get(f"/admin/tokens/oauthcredential/{alice.pk}/refresh/").content.decode()
+    assert "Refresh this credential now?" in asked
+
+
+def test_home_lists_whoever_stops_within_a_week_and_the_first_one_first(
+    plant: Plant, acme: Tenant, root: Client
+) -> None:
+    now = int(time.time())
+    plant(acme, "far", login_expires_at=now + 8 * DAY)
+    plant(acme, "in-six-days", login_expires_at=now + 6 * DAY)
+    plant(acme, "overdue", login_expires_at=now - DAY)
+    plant(acme, "setup", renewable=False, ends_in=4 * DAY)
+    plant(acme, "setup-of-a-year", renewable=False, ends_in=300 * DAY)
+    plant(acme, "stopped", login_expires_at=now + DAY, suspended_at=now)
+    plant(acme, "lost", ends_in=1800, standing="reauthorization_required",
+          problem="rotated_elsewhere", login_expires_at=now + 20 * DAY)  # fmt: skip
+    ending = [each["user"] for each in root.get("/admin/").context["ending"]]
+    assert ending == ["overdue", "lost", "setup", "in-six-days"]
+
+
+def test_a_token_that_nothing_renews_is_said_to_end_with_it(
+    plant: Plant, acme: Tenant, root: Client, settings: Settings
+) -> None:
+    plant(acme, "setup", renewable=False, ends_in=4 * DAY + 60)
+    assert "no refresh token and ends in 4 days" in ending_table(
+        root.get("/admin/").content.decode()
+    )
+    settings.CLAUDE_OAUTH_AUTO_REFRESH = False
+    plant(acme, "alice")
+    assert "Automatic refresh is off" in ending_table(root.get("/admin/").content.decode())
+
+
+def test_the_filter_by_the_end_of_the_login_finds_those_without_a_refresh_token_too(
+    plant: Plant, acme: Tenant, root: Client
+) -> None:
+    now = int(time.time())
+    plant(acme, "alice", login_expires_at=now + 2 * DAY)
+    plant(acme, "bob", login_expires_at=now + 5 * DAY)
+    plant(acme, "setup", renewable=False, ends_in=2 * DAY)
+
+    def found(days: int) -> set[str]:
+        page = root.get(f"/admin/tokens/oauthcredential/?login_ends={days}")
+        return {row.user_id for row in page.context["cl"].result_list}
+
+    assert (found(1), found(3), found(7)) == (
+        set(), {"alice", "setup"}, {"alice", "bob", "setup"},
+    )  # fmt: skip
+
+
+def test_the_timeline_tells_of_the_announcement(plant: Plant, acme: Tenant, root: Client) -> None:
+    now = time.time()
+    alice = plant(acme, "alice", login_expires_at=int(now) + 2 * DAY, announce_at=int(now))
+    endings.announce_due(now=now)
+    detail = root.get(f"/admin/tokens/oauthcredential/{alice.pk}/change/").content.decode()
+    assert "Announced that the login ends" in detail
+    assert "days: 3" in detail
+    audit = root.get("/admin/tokens/auditevent/?action=login_ending").content.decode()
+    assert "login ending" in audit
+
+
+def test_home_says_that_the_database_was_restored_and_what_to_do(
+    plant: Plant, acme: Tenant, root: Client
+) -> None:
+    plant(acme, "alice", standing=Standing.QUARANTINED)
+    Deployment.objects.update_or_create(
+        pk=1, defaults={"quarantined_at": time.time(), "quarantine_reason": "epoch 3, was 9"}
+    )
+    page = root.get("/admin/").content.decode()
+    assert "seems to be a restored one" in page
+    assert "epoch 3, was 9" in page
+    assert "oauthvault release_quarantine" in page

@@ -191,7 +191,8 @@ def test_half_of_the_threads_wait_and_the_others_are_free(
     assert [answer.status for answer in answers].count(200) == places
     assert len(turned_away) == 4
     for answer in turned_away:
-        assert (answer.code, answer.headers["Retry-After"]) == ("refresh_in_progress", "1")
+        assert answer.code == "refresh_in_progress"
+        assert answer.headers["Retry-After"] in {"1", "2"}
     assert others[0].json["access_token"] == living.access_token
     assert upstream.counts.refreshed == 1
 

@@ -20,8 +20,8 @@ from oauthvault import __version__
 from tests.api.conftest import Caller
 from tests.conftest import MakeKey, Store
 from tests.simulator import Simulator
-from tokens import keyring
-from tokens.models import Heartbeat, OAuthCredential, Status, Tenant
+from tokens import handouts, keyring, statistics
+from tokens.models import Heartbeat, OAuthCredential, Outcome, Status, Tenant
 from tokens.secret import EncryptionKey, Secret
 from tokens.tenants import create_tenant, suspend_tenant
 
@@ -268,16 +268,107 @@ def test_a_refresh_that_did_not_happen_is_overdue(
     assert scraped(ask)["oauthvault_refreshes_overdue", ()] == 0
 
 
+@committed
+def test_refreshes_are_counted_by_outcome_and_timed(
+    ask: Caller, acme: Tenant, globex: Tenant, acme_key: str, store: Store, upstream: Simulator
+) -> None:
+    for user in ("alice", "eve"):
+        store(acme, user, upstream.new_login(user))
+    ask("POST", "refresh", key=acme_key, user="alice")
+    upstream.fault("invalid_grant", user="eve")
+    ask("POST", "refresh", key=acme_key, user="eve")
+    found = scraped(ask)
+
+    def outcomes(outcome: str, tenant: str) -> float:
+        labels = (("outcome", outcome), ("tenant", tenant))
+        return found["oauthvault_refresh_outcomes_total", labels]
+
+    assert [outcomes(each, "acme") for each in ("refreshed", "invalid_grant", "unknown")] == [
+        1, 1, 0,
+    ]  # fmt: skip
+    assert outcomes("refreshed", "globex") == 0, "there before the first one"
+    took = "oauthvault_refresh_duration_seconds"
+    assert found[f"{took}_count", (("outcome", "refreshed"),)] == 1
+    assert 0 <= found[f"{took}_sum", (("outcome", "refreshed"),)] < 30
+
+
+def test_a_histogram_of_durations_has_each_bucket_hold_those_below_it(
+    ask: Caller, acme: Tenant, globex: Tenant
+) -> None:
+    for tenant, milliseconds in ((acme, 40), (acme, 50), (globex, 700), (acme, 60_000)):
+        statistics.count_refresh(tenant=tenant, outcome=Outcome.REFRESHED, latency_ms=milliseconds)
+    found = scraped(ask)
+    took = "oauthvault_refresh_duration_seconds"
+    buckets = {
+        dict(labels)["le"]: count
+        for (name, labels), count in found.items()
+        if name == f"{took}_bucket" and ("outcome", "refreshed") in labels
+    }
+    assert buckets == {
+        "0.05": 2, "0.1": 2, "0.25": 2, "0.5": 2, "1.0": 3, "2.5": 3, "5.0": 3, "10.0": 3,
+        "30.0": 3, "+Inf": 4,
+    }  # fmt: skip
+    assert found[f"{took}_count", (("outcome", "refreshed"),)] == 4
+    assert found[f"{took}_sum", (("outcome", "refreshed"),)] == 60.79
+    text = ask("GET", "/metrics").text
+    assert f"# TYPE {took} histogram" in text
+
+
+@committed
+def test_questions_for_a_token_are_counted_by_what_came_of_them(
+    ask: Caller, acme: Tenant, globex: Tenant, acme_key: str, store: Store, upstream: Simulator
+) -> None:
+    store(acme, "alice", upstream.new_login("alice"))
+    for _ in range(3):
+        ask("GET", "token", key=acme_key, user="alice")
+    handouts.note_refusal(tenant_id=globex.pk, code="no_token")
+    handouts.write()
+    found = scraped(ask)
+
+    def results(result: str, tenant: str) -> float:
+        labels = (("result", result), ("tenant", tenant))
+        return found["oauthvault_token_requests_total", labels]
+
+    assert (results("handed_out", "acme"), results("handed_out", "globex")) == (3, 0)
+    assert results("no_token", "globex") == 1
+    assert "# TYPE oauthvault_token_requests_total counter" in ask("GET", "/metrics").text
+
+
+def test_logins_are_counted_by_the_days_that_are_left_to_them(
+    ask: Caller, acme: Tenant, store: Store, upstream: Simulator
+) -> None:
+    """Those without a refresh token by the end of their access token."""
+    now = int(time.time())
+    for user, days in (("alice", 20), ("bob", 6), ("dora", 2), ("eve", 0.5)):
+        credential = store(acme, user, upstream.new_login(user))
+        OAuthCredential.objects.filter(pk=credential.pk).update(
+            login_expires_at=now + int(days * 86_400)
+        )
+    for user, days in (("setup", 300), ("old-setup", 2)):
+        credential = store(acme, user, upstream.new_login(user))
+        OAuthCredential.objects.filter(pk=credential.pk).update(
+            refresh_token_encrypted=None,
+            refresh_due_at=None,
+            login_expires_at=None,
+            expires_at=now + int(days * 86_400),
+        )
+    found = scraped(ask)
+    assert [
+        found["oauthvault_logins_expiring", (("within", within),)] for within in ("7d", "3d", "1d")
+    ] == [4, 3, 1]
+
+
 def test_a_scrape_costs_the_same_however_many_tenants(ask: Caller, acme: Tenant) -> None:
     def cost() -> int:
         with CaptureQueriesContext(connection) as queries:
             scraped(ask)
         return len(queries)
 
+    cost()  # The first one may read the database's clock as well.
     before = cost()
     for number in range(20):
         create_tenant(slug=f"tenant-{number}", actor="test", now=time.time())
-    assert cost() == before <= 6
+    assert cost() == before <= 11
 
 
 @pytest.mark.parametrize(
@@ -350,7 +441,9 @@ def test_the_schema_is_served_as_json_and_as_yaml() -> None:
     assert yaml.content.decode().startswith("openapi: 3.1")
 
 
+@pytest.mark.django_db
 def test_the_page_to_read_it_loads_nothing_from_elsewhere() -> None:
+    """The mark, because to close a response looks after the connection that is open."""
     client = Client()
     page = client.get("/api/docs").content.decode()
     sources = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)

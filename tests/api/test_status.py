@@ -149,6 +149,19 @@ def test_a_problem_comes_with_the_command_that_ends_it(
     assert "--tenant acme --user alice" in body["problem"]
 
 
+def test_a_login_near_its_end_works_and_says_so(
+    ask: Caller, acme: Tenant, acme_key: str, store: Store, upstream: Simulator
+) -> None:
+    credential = store(acme, "alice", upstream.new_login("alice"))
+    OAuthCredential.objects.filter(pk=credential.pk).update(
+        login_expires_at=int(time.time()) + 2 * 86_400 + 60
+    )
+    body = ask("GET", "status", key=acme_key, user="alice").json
+    assert (body["authenticated"], body["status"]) == (True, "active")
+    assert body["problem"].startswith("This login ends in 2 days, and no refresh extends it.")
+    assert "--tenant acme --user alice" in body["problem"]
+
+
 def test_a_token_near_its_end_needs_its_refresh(
     ask: Caller, acme: Tenant, acme_key: str, store: Store, upstream: Simulator
 ) -> None:

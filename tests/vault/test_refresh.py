@@ -51,9 +51,15 @@ pytestmark = pytest.mark.django_db(transaction=True)
 Reread = Callable[[OAuthCredential], OAuthCredential]
 
 
-def refresh_one(credential: OAuthCredential, cause: Cause = Cause.DEMAND) -> Outcome | None:
+def refresh_one(
+    credential: OAuthCredential, cause: Cause = Cause.DEMAND, generation: int | None = None
+) -> Outcome | None:
     return refresh(
-        tenant_id=credential.tenant_id, credential_id=credential.pk, cause=cause, actor="test"
+        tenant_id=credential.tenant_id,
+        credential_id=credential.pk,
+        cause=cause,
+        actor="test",
+        generation=generation,
     )
 
 
@@ -108,7 +114,7 @@ def test_twenty_workers_spend_the_refresh_token_once(
     alice: OAuthCredential, upstream: Simulator, reread: Reread
 ) -> None:
     upstream.latency_ms = 200
-    outcomes = in_threads(20, lambda: refresh_one(alice))
+    outcomes = in_threads(20, lambda: refresh_one(alice, generation=alice.generation))
     assert sorted(map(str, outcomes)).count("refreshed") == 1
     assert outcomes.count(None) == 19
     assert (upstream.counts.refreshed, upstream.counts.reuse) == (1, 0)

@@ -6,6 +6,7 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
+from tokens import endings
 from tokens.models import OAuthCredential, Outcome, RefreshAttempt, Standing
 
 pytestmark = pytest.mark.django_db
@@ -34,3 +35,7 @@ def test_what_a_killed_process_left_is_found_by_partial_indexes() -> None:
         outcome=Outcome.IN_FLIGHT, started_at__lt=time.time()
     ).order_by()
     assert "attempt_in_flight" in plan(in_flight)
+
+
+def test_what_is_to_be_announced_is_found_by_its_partial_index() -> None:
+    assert "credential_announce" in plan(endings.due(now=time.time())[:200])

@@ -53,6 +53,7 @@ class ActionFilter(DropdownFilter):
             ("import", gettext_lazy("import")),
             ("refresh", gettext_lazy("refresh")),
             ("rejected", gettext_lazy("401 reported")),
+            ("login_ending", gettext_lazy("end of login announced")),
             ("revoke", gettext_lazy("revoke")),
             ("suspend", gettext_lazy("suspend")),
             ("resume", gettext_lazy("resume")),

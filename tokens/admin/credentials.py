@@ -14,7 +14,7 @@ from kombu.exceptions import KombuError
 from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
 from unfold.views import ChangeList
 
-from tokens import clock, vault
+from tokens import clock, endings, vault
 from tokens.admin import facts
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.timeline import busy_minutes, timeline_of
@@ -84,7 +84,7 @@ class LoginFilter(DropdownFilter):
         wanted, now = self.value(), int(clock.now())
         if wanted in ("1", "3", "7"):
             return queryset.exclude(standing=Standing.REVOKED).filter(
-                login_expires_at__gt=now, login_expires_at__lte=now + int(wanted) * 86_400
+                endings.end_between(after=now, until=now + int(wanted) * endings.DAY)
             )
         return queryset
 
@@ -390,8 +390,9 @@ class CredentialAdmin(ActingModelAdmin):
             "minutes": busy_minutes(credential, now=now),
         }
         self.leave_out_impossible(context, credential, now=now)
-        if context["facts"].problem:
-            context["problem"] = facts.with_commands(context["facts"].problem)
+        for name in ("problem", "warning"):
+            said = getattr(facts.of(credential), name)
+            context[name] = facts.with_commands(said) if said else None
         return super().render_change_form(request, context, *args, **kwargs)
 
     def history_of(self, obj: OAuthCredential) -> QuerySet[AuditEvent]:
@@ -441,8 +442,8 @@ class CredentialAdmin(ActingModelAdmin):
     def login_deadline(self, credential: OAuthCredential) -> SafeString:
         if credential.standing == Standing.REVOKED:
             return moment(None, now=0)
-        when = moment(credential.login_expires_at, now=facts.of(credential).now)
-        if credential.login_expires_at is not None and credential.login_expiry_is_estimate:
+        when = moment(endings.ends_at(credential), now=facts.of(credential).now)
+        if endings.is_estimate(credential):
             return format_html(
                 '<span class="ov-estimate" title="{}">≈ {}</span>',
                 _("The server has not said when; this is what is usual."),
@@ -477,7 +478,8 @@ class CredentialAdmin(ActingModelAdmin):
     @admin.display(description=gettext_lazy("problem"))
     def what_is_wrong(self, credential: OAuthCredential) -> SafeString:
         """The sentence; the command that would end it is on the credential's own page."""
-        said = facts.of(credential).problem
+        told = facts.of(credential)
+        said = told.problem or told.warning
         if said is None:
             return moment(None, now=0)
         before_command = said.split("`")[0].rstrip()

@@ -11,11 +11,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from tokens import clock, statistics
+from tokens import clock, epoch, statistics
 from tokens.admin import facts
 from tokens.admin.times import distance, exact, moment, span
 from tokens.models import Heartbeat, OAuthCredential, Standing
-from tokens.refresh.gate import closed_until
+from tokens.refresh import gate, spool
 
 _SHOWN = 10
 _NEXT = 8
@@ -47,31 +47,36 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     by_status = _by_status(now)
     total = sum(entry["count"] for entry in by_status)
     usable = statistics.statistics_of_all(now=now)
-    closed = closed_until(now=now)
+    door = gate.look(now=now)
+    state = epoch.deployment()
     context |= {
         "as_of": exact(now),
         "total": total,
         "headline": _headline(how_many, total, usable.active_tokens),
-        "tone": _tone(how_many, usable.active_tokens, scheduler.away),
-        "stopped": [_person(each, now) for each in _first(stopped, now)],
+        "tone": _tone(how_many, usable.active_tokens, uneasy=scheduler.away or door.found_down),
+        "stopped": [_stopped(each, now) for each in _first(stopped, now)],
         "stopped_count": how_many,
         "stopped_link": f"{_list()}?status=cannot_work",
-        "ending": [_person(each, now) for each in _ending(now)],
+        "ending": [_stopping(each, now) for each in _ending(now)],
         "by_status": by_status,
         "next": [_expiry(each, now) for each in _next_expiries(now)],
         "statistics": usable,
         "scheduler": scheduler,
         "auto_refresh": settings.CLAUDE_OAUTH_AUTO_REFRESH,
-        "closed_until": moment(closed, now=now) if closed else None,
+        "closed_until": moment(door.closed_until, now=now) if door.closed_until else None,
+        "found_down": door.found_down,
+        "spooled": spool.depth(state.vault_id),
+        "quarantined": moment(state.quarantined_at, now=now) if state.quarantined_at else None,
+        "quarantine_reason": state.quarantine_reason,
         "list_link": _list(),
     }
     return context
 
 
-def _tone(stopped: int, usable: int, scheduler_away: bool) -> str:
+def _tone(stopped: int, usable: int, *, uneasy: bool) -> str:
     if stopped:
         return "bad"
-    return "uneasy" if scheduler_away or not usable else "good"
+    return "uneasy" if uneasy or not usable else "good"
 
 
 def _headline(stopped: int, total: int, usable: int) -> str:
@@ -93,8 +98,11 @@ def _first(stopped: Any, now: float) -> list[OAuthCredential]:
 
 
 def _ending(now: float) -> list[OAuthCredential]:
+    """Who works now and will not for long, whoever stops first before the others."""
     return _attached(
-        OAuthCredential.objects.filter(facts.will_stop(now=now)).order_by("expires_at")[:_SHOWN],
+        OAuthCredential.objects.filter(facts.will_stop(now=now)).order_by(facts.stops_at(), "pk")[
+            :_SHOWN
+        ],
         now,
     )
 
@@ -112,27 +120,33 @@ def _attached(queryset: Any, now: float) -> list[OAuthCredential]:
     return [facts.attach(each, now=now) for each in facts.without_tokens(queryset)]
 
 
-def _person(credential: OAuthCredential, now: float) -> dict[str, Any]:
+def _stopped(credential: OAuthCredential, now: float) -> dict[str, Any]:
     told = facts.of(credential)
-    why = told.problem or _ends_unrenewed(credential)
+    why = told.problem or _("Its next request is refused.")
     due = credential.refresh_due_at
-    if told.problem and due is not None and credential.can_refresh() and due > now:
+    if due is not None and credential.can_refresh() and due > now:
         why = f"{why} {_('Next try %(distance)s.') % {'distance': distance(due, now=now)}}"
-    return {
-        "user": credential.user_id,
-        "tenant": credential.tenant.slug,
+    return _person(credential, why) | {
         "badge": told.badge,
         "since": moment(told.since, now=now),
-        "until": moment(credential.expires_at, now=now),
-        "why": facts.with_commands(why),
-        "link": reverse("admin:tokens_oauthcredential_change", args=[credential.pk]),
     }
 
 
-def _ends_unrenewed(credential: OAuthCredential) -> str:
-    if not credential.has_refresh_token:
-        return _("There is no refresh token: nothing renews it. Import a new login before then.")
-    return _("Automatic refresh is off: refresh it by hand before then.")
+def _stopping(credential: OAuthCredential, now: float) -> dict[str, Any]:
+    told = facts.of(credential)
+    why = told.warning or told.problem or ""
+    if credential.can_refresh() and not credential.tenant.refreshes_ahead:
+        why = _("Automatic refresh is off: refresh it by hand before then.")
+    return _person(credential, why) | {"until": moment(facts.until(credential), now=now)}
+
+
+def _person(credential: OAuthCredential, why: str) -> dict[str, Any]:
+    return {
+        "user": credential.user_id,
+        "tenant": credential.tenant.slug,
+        "why": facts.with_commands(why),
+        "link": reverse("admin:tokens_oauthcredential_change", args=[credential.pk]),
+    }
 
 
 def _expiry(credential: OAuthCredential, now: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from django.db.models import (
     Case,
     CharField,
     ExpressionWrapper,
+    F,
     IntegerField,
     Q,
     QuerySet,
@@ -25,7 +26,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from tokens.diagnosis import describe_problem
+from tokens import endings
+from tokens.diagnosis import describe_end, describe_obstacle
 from tokens.models import OAuthCredential, Problem, Standing, Status
 
 _SEALED = ("access_token_encrypted", "refresh_token_encrypted")
@@ -46,13 +48,15 @@ STATUS: dict[Status, tuple[str | Promise, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """One credential as it is at ``now``."""
+    """One credential as it is at ``now``. ``problem``: what is wrong. ``warning``: that the
+    login is about to end, which is no problem yet."""
 
     now: float
     status: Status
     usable: bool
     stopped: bool
     problem: str | None
+    warning: str | None
     since: float | None
 
     @property
@@ -83,6 +87,7 @@ def attach(credential: OAuthCredential, *, now: float) -> OAuthCredential:
         usable=credential.is_usable(now=now) and credential.tenant.suspended_at is None,
         stopped=credential.tenant.suspended_at is not None,
         problem=problem_of(credential, now=now),
+        warning=describe_end(credential, now=now),
         since=since(credential, now=now),
     )
     return credential
@@ -96,7 +101,7 @@ def of(credential: OAuthCredential) -> Facts:
 def problem_of(credential: OAuthCredential, *, now: float) -> str | None:
     if credential.tenant.suspended_at is not None and credential.standing != Standing.REVOKED:
         return str(_("The whole tenant is suspended. Resume it on the tenant's page."))
-    return describe_problem(credential, now=now)
+    return describe_obstacle(credential, now=now)
 
 
 def since(credential: OAuthCredential, *, now: float) -> float | None:
@@ -146,11 +151,40 @@ def cannot_work(*, now: float) -> Q:
 
 
 def will_stop(*, now: float) -> Q:
-    """Who works now, and will not once the access token ends, unless somebody acts."""
-    lost = Q(standing=Standing.REAUTHORIZATION_REQUIRED) | (
-        Q(standing=Standing.ACTIVE) & ~_renewable()
+    """Who works now, and will not in a week from now, unless somebody acts.
+
+    Either nothing renews the access token that they have, or their login ends. A login that
+    was to have ended by now may have: no lower bound.
+    """
+    at = int(now)
+    soon = at + endings.WARNING_DAYS[0] * endings.DAY
+    unrenewed = Q(expires_at__gt=at, expires_at__lte=soon) & (
+        Q(standing=Standing.REAUTHORIZATION_REQUIRED)
+        | (Q(standing=Standing.ACTIVE) & ~_renewable())
     )
-    return lost & Q(expires_at__gt=int(now), suspended_at=None, tenant__suspended_at__isnull=True)
+    login_ends = (
+        Q(standing=Standing.ACTIVE) & _renewable() & endings.end_between(after=None, until=soon)
+    )
+    working = Q(suspended_at=None, tenant__suspended_at__isnull=True)
+    return working & (unrenewed | login_ends) & ~cannot_work(now=now)
+
+
+def stops_at() -> Case:
+    """When whoever `will_stop` does stop, to sort by: `until` for every row at once."""
+    return Case(
+        When(Q(standing=Standing.ACTIVE) & _renewable(), then=F("login_expires_at")),
+        default=F("expires_at"),
+    )
+
+
+def until(credential: OAuthCredential) -> int | None:
+    """How long the credential works if nobody acts."""
+    renewed = (
+        credential.standing == Standing.ACTIVE
+        and credential.has_refresh_token
+        and credential.tenant.refreshes_ahead
+    )
+    return credential.login_expires_at if renewed else credential.expires_at
 
 
 def urgency() -> Case:

@@ -117,8 +117,10 @@ def _acts(credential: OAuthCredential, now: float) -> list[Entry]:
         .order_by("-at", "-id")[:_MOST]
     )
     icons = {"import": "login", "revoke": "block", "suspend": "pause", "resume": "play_arrow",
-             "rejected": "report", "create_key": "key", "revoke_key": "key_off"}  # fmt: skip
-    tones = {"revoke": "bad", "rejected": "uneasy", "suspend": "uneasy", "import": "good"}
+             "rejected": "report", "create_key": "key", "revoke_key": "key_off",
+             "login_ending": "hourglass_bottom"}  # fmt: skip
+    tones = {"revoke": "bad", "rejected": "uneasy", "suspend": "uneasy", "import": "good",
+             "login_ending": "uneasy"}  # fmt: skip
     return [
         Entry(
             at=event.at,
@@ -126,12 +128,20 @@ def _acts(credential: OAuthCredential, now: float) -> list[Entry]:
             kind="act",
             icon=icons.get(event.action, "person"),
             tone=tones.get(event.action, "plain"),
-            title=_("%(action)s by %(actor)s")
-            % {"action": event.action.replace("_", " ").capitalize(), "actor": event.actor},
+            title=_title(event),
             detail=in_words(event.detail),
         )
         for event in events
     ]
+
+
+def _title(event: AuditEvent) -> str:
+    if event.action == "login_ending":
+        return _("Announced that the login ends")
+    return _("%(action)s by %(actor)s") % {
+        "action": event.action.replace("_", " ").capitalize(),
+        "actor": event.actor,
+    }
 
 
 def _hand_outs(credential: OAuthCredential, now: float) -> list[Entry]:

@@ -109,4 +109,9 @@ class Migration(migrations.Migration):
             name='answer_saved',
             field=models.BooleanField(default=False, editable=False),
         ),
+        migrations.AddField(
+            model_name='deployment',
+            name='token_url',
+            field=models.CharField(blank=True, max_length=500),
+        ),
     ]

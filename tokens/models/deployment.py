@@ -16,6 +16,9 @@ class Deployment(models.Model):
 
     vault_id = models.UUIDField(default=uuid.uuid4, editable=False)
     epoch = models.BigIntegerField(default=0)
+    # Which authorization server the scheduler refreshes from. A command in a terminal that
+    # was told of another one must not show it anybody's refresh token.
+    token_url = models.CharField(max_length=500, blank=True)
     quarantined_at = models.FloatField(null=True)
     quarantine_reason = models.CharField(max_length=200, blank=True)
 

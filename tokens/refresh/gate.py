@@ -6,6 +6,7 @@ the probe, tries for all of them. What counts as down says nothing about a crede
 """
 
 import random
+from dataclasses import dataclass
 
 from django.conf import settings
 from django.db.models import Q
@@ -24,17 +25,22 @@ _LAST_CHANCE_LATER = 60.0
 _SLOW_START = 20.0
 
 
-def closed_until(*, now: float) -> float:
-    """Until when (Unix seconds) nothing is sent, by a 429 or an open circuit; 0: it is open."""
-    row = _row()
-    until = max(row.rate_limited_until, row.circuit_open_until) if row is not None else 0.0
-    return until if until > now else 0.0
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """``closed_until``: nothing is sent before (Unix seconds; 0: it is open). ``found_down``:
+    the circuit is open, be it that its probe is due or under way."""
+
+    closed_until: float = 0.0
+    found_down: bool = False
 
 
-def circuit_is_open() -> bool:
-    """Whether the server was found down and has not been found well since."""
+def look(*, now: float) -> Door:
+    """How the door is, for those who only want to know."""
     row = _row()
-    return row is not None and row.circuit_open_until > 0
+    if row is None:
+        return Door()
+    until = max(row.rate_limited_until, row.circuit_open_until)
+    return Door(closed_until=until if until > now else 0.0, found_down=row.circuit_open_until > 0)
 
 
 def allowance(*, now: float, at_once: int) -> int:
@@ -135,7 +141,8 @@ def _unavailable(seconds: float) -> UpstreamUnavailable:
     return UpstreamUnavailable(
         "Failed to refresh token: the authorization server was found down, and is tried "
         "again by one refresh for all.",
-        retry_after=max(1.0, seconds),
+        # The probe may have closed it before.
+        retry_after=min(max(1.0, seconds), _OPEN_UNIT),
     )
 
 

@@ -8,7 +8,6 @@ from django.db import DatabaseError, connection
 
 from tokens import clock, epoch, sealing
 from tokens.behind import WriteBehind
-from tokens.errors import VaultError
 from tokens.keyring import sealing_key
 from tokens.models import Cause, DataKey, OAuthCredential
 from tokens.oauth_client import Granted, Refusal, Refused
@@ -64,8 +63,9 @@ def _bring_home(entry: spool.Entry) -> bool:
     except DatabaseError:
         connection.close()
         raise
-    except (VaultError, ValueError, KeyError, DataKey.DoesNotExist) as error:
-        # A key that is not at hand now may be at hand tomorrow.
+    except Exception as error:
+        # A key that is not at hand now may be at hand tomorrow. One entry that cannot be
+        # read must not keep the others from coming home.
         logger.error(
             "the spooled answer for credential %s cannot be saved: %s; it stays in the spool",
             entry.credential_id, type(error).__name__,

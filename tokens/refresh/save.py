@@ -199,6 +199,7 @@ def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
 def _store_pair(
     current: OAuthCredential, claim: Claim, answer: Answer, said: Granted, now: float
 ) -> None:
+    ended_at = endings.ends_at(current)
     refresh_token = said.refresh_token or claim.refresh_token
     pair = sealing.seal_pair(
         tenant=claim.credential.tenant,
@@ -226,7 +227,12 @@ def _store_pair(
     if said.login_expires_in is not None:
         current.login_expires_at = int(answer.answered_at) + said.login_expires_in
         current.login_expiry_is_estimate = False
-        current.announce_at = endings.next_announcement(ends_at=current.login_expires_at, now=now)
+    current.announce_at = endings.rescheduled(
+        announce_at=current.announce_at,
+        ended_at=ended_at,
+        ends_at=endings.ends_at(current),
+        now=now,
+    )
     current.refresh_due_at = (
         due_time(
             expires_at=current.expires_at,

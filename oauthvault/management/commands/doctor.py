@@ -118,16 +118,17 @@ def _quarantine() -> Finding:
 
 def _upstream() -> Finding:
     now = clock.now()
-    if gate.circuit_is_open():
+    door = gate.look(now=now)
+    if door.found_down:
         return (
             "upstream", _WORTH_A_LOOK,
             f"{settings.CLAUDE_OAUTH_TOKEN_URL} was found down; one refresh at a time tries it, "
             "and the others wait",
         )  # fmt: skip
-    if until := gate.closed_until(now=now):
+    if door.closed_until:
         return (
             "upstream", _WORTH_A_LOOK,
-            f"asked everybody to wait, for {int(until - now)} s more",
+            f"asked everybody to wait, for {int(door.closed_until - now)} s more",
         )  # fmt: skip
     return "upstream", _GOOD, f"nothing known against {settings.CLAUDE_OAUTH_TOKEN_URL}"
 

@@ -1,9 +1,11 @@
+import sys
 from argparse import ArgumentParser
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError
 
-from tokens import clock, vault
+from tokens import clock, epoch, vault
 from tokens.errors import VaultError
 from tokens.management.command import (
     VaultCommand,
@@ -11,6 +13,7 @@ from tokens.management.command import (
     add_json,
     add_tenant,
     add_user,
+    progress,
     tenant_named,
 )
 from tokens.models import OAuthCredential
@@ -33,6 +36,7 @@ class Command(VaultCommand):
             raise CommandError("name --tenant (and --user), or say --all-due", returncode=2)
         if options["user"] and not options["tenant"]:
             raise CommandError("--user needs --tenant", returncode=2)
+        _refuse_another_server()
         chosen = OAuthCredential.objects.select_related("tenant").order_by("tenant", "user_id")
         if options["tenant"]:
             chosen = chosen.for_tenant(tenant_named(options["tenant"]))
@@ -41,7 +45,9 @@ class Command(VaultCommand):
         if options["all_due"]:
             chosen = chosen.filter(pk__in=OAuthCredential.objects.due(now=clock.now()))
         results = []
-        for credential in list(chosen):
+        everything = list(chosen)
+        step = progress(len(everything), wanted=not options["json"] and not sys.stdout.isatty())
+        for credential in everything:
             result = {"tenant": credential.tenant.slug, "user_id": credential.user_id}
             try:
                 after = vault.refresh_now(
@@ -55,6 +61,7 @@ class Command(VaultCommand):
             except VaultError as refusal:
                 result |= {"result": refusal.code, "detail": refusal.detail}
             results.append(result)
+            step()
             if not options["json"]:
                 line = f"{result['tenant']}/{result['user_id']}: {result['result']}"
                 self.say(f"{line}. {result['detail']}" if result["detail"] else line)
@@ -67,3 +74,13 @@ class Command(VaultCommand):
             raise CommandError(f"{failed} of {len(results)} could not be refreshed")
         if not results and not options["json"]:
             self.say("Nothing to refresh.")
+
+
+def _refuse_another_server() -> None:
+    """A refresh token is shown to the server that the running vault refreshes from, only."""
+    theirs = epoch.deployment().token_url
+    if theirs and theirs != settings.CLAUDE_OAUTH_TOKEN_URL:
+        raise CommandError(
+            f"the running vault refreshes from {theirs}, and this terminal's "
+            f"CLAUDE_OAUTH_TOKEN_URL is {settings.CLAUDE_OAUTH_TOKEN_URL}: give it the same one"
+        )
