@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from api.keys import find_key
 from tests.conftest import Store
 from tests.simulator import Simulator
-from tokens.models import AuditEvent, OAuthCredential, Tenant
+from tokens.models import AuditEvent, Deployment, OAuthCredential, Standing, Tenant
 
 pytestmark = pytest.mark.django_db
 
@@ -166,3 +166,35 @@ def test_suspension_stops_a_user_or_a_tenant_and_loses_nothing(
 def test_the_doctor_finds_a_whole_vault_whole(acme: Tenant) -> None:
     findings = {row["what"]: row["state"] for row in json.loads(run("doctor", "--json"))}
     assert findings["database"] == findings["migrations"] == findings["keys"] == "ok"
+
+
+def test_a_terminal_that_was_told_of_another_server_shows_it_no_refresh_token(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    store(acme, "alice", upstream.new_login("alice"))
+    Deployment.objects.create(pk=1, token_url="https://elsewhere.example.org/token")
+    printed = run("refresh", "--tenant", "acme", "--user", "alice", refused=True)
+    assert "elsewhere.example.org" in printed
+    assert "CLAUDE_OAUTH_TOKEN_URL" in printed
+    assert upstream.counts.token_calls == 0
+
+
+def test_release_quarantine_says_what_happened_and_releases(
+    acme: Tenant, globex: Tenant, upstream: Simulator, store: Store
+) -> None:
+    for tenant, user in ((acme, "alice"), (acme, "bob"), (globex, "carol")):
+        store(tenant, user, upstream.new_login(user))
+    assert "Nothing is quarantined" in run("release_quarantine")
+    OAuthCredential.objects.update(standing=Standing.QUARANTINED, refresh_due_at=None)
+    Deployment.objects.update_or_create(
+        pk=1, defaults={"quarantined_at": 1, "quarantine_reason": "epoch 3, and was 9 before"}
+    )
+    printed = run("release_quarantine", "--tenant", "acme", "--user", "bob")
+    assert "epoch 3, and was 9 before" in printed
+    assert "1 credential released" in printed
+    assert Deployment.objects.get().quarantined_at is not None, "two are waiting still"
+    assert run("release_quarantine", "--json") == '{\n  "released": 2\n}\n'
+    assert Deployment.objects.get().quarantined_at is None
+    assert not OAuthCredential.objects.exclude(standing=Standing.ACTIVE).exists()
+    assert not OAuthCredential.objects.filter(refresh_due_at=None).exists()
+    assert "--tenant" in run("release_quarantine", "--user", "bob", refused=True)
