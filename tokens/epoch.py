@@ -2,10 +2,11 @@
 
 A restored backup holds refresh tokens that were spent since it was made; presenting one of
 them ends its person's login. Nothing in the database can tell, so a number that only rises
-is kept in it and outside of it (Redis, the data directory). With every sweep it rises, in
-the database first. A database that knows a lower number than the outside is a restored one
-(or a replica that had lost its last writes); so is one with credentials in it beside which
-the outside has nothing at all. A restore of everything at once cannot be seen.
+is kept in it and outside of it (Redis, the data directory). With every claim and every
+sweep it rises, in the database first. A database that knows a lower number than the outside
+is a restored one (or a replica that had lost its last writes); so is one with credentials
+in it beside which the outside has nothing at all. A restore of everything at once cannot be
+seen.
 
 What follows is the quarantine: every credential that could be refreshed is set aside until
 an operator says `oauthvault release_quarantine`. Nor are their tokens handed out: what was
@@ -27,7 +28,6 @@ from tokens import audit, outside
 from tokens.errors import Quarantined, StoreUnavailable
 from tokens.models import (
     Deployment,
-    Heartbeat,
     OAuthCredential,
     Problem,
     Standing,
@@ -37,9 +37,8 @@ from tokens.refresh.schedule import due_time
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks at what lies outside, and those for which a scheduler's last
-# sign of life vouches for a database beside which this machine has nothing yet.
-_LOOKED_FOR, _VOUCHED_FOR = 20.0, 90.0
+# Seconds between two looks at what lies outside.
+_LOOKED_FOR = 20.0
 # Seconds over which what was released falls due.
 _SPREAD = 120
 _PAGE = 500
@@ -48,6 +47,7 @@ _ENDED = (Problem.ROTATED_ELSEWHERE, Problem.ANSWER_LOST, Problem.LOGIN_ENDED)
 
 _lock = threading.Lock()
 _vault_id: uuid.UUID | None = None
+_serves = False
 _seen: dict[uuid.UUID, tuple[int, float]] = {}  # epoch outside, when looked (monotonic)
 
 
@@ -61,6 +61,14 @@ def deployment() -> Deployment:
             return Deployment.objects.create(pk=1)
     except IntegrityError:
         return Deployment.objects.get(pk=1)
+
+
+def serve() -> None:
+    """This process is a part of the vault itself, with its Redis and its data directory, and
+    finds nothing there: that means something. A command in a terminal may just have been
+    given another directory."""
+    global _serves
+    _serves = True
 
 
 def verify(*, now: float) -> int:
@@ -102,8 +110,22 @@ def advance(*, now: float) -> None:
         epoch=F("epoch") + 1, token_url=settings.CLAUDE_OAUTH_TOKEN_URL
     )
     row = deployment()
-    _remember(row.vault_id, row.epoch)
-    if not _write_outside(row.vault_id, row.epoch):
+    keep_outside(row.vault_id, row.epoch, everywhere=True)
+
+
+def rise(*, least: int) -> int:
+    """Let the epoch rise as the last act of a claim's transaction: the new one. Quarantined
+    if the database is not at ``least`` any more, which rolls the claim back."""
+    if not Deployment.objects.filter(pk=1, epoch__gte=least).update(epoch=F("epoch") + 1):
+        raise Quarantined("The database was exchanged for an older one.")
+    return Deployment.objects.values_list("epoch", flat=True).get(pk=1)
+
+
+def keep_outside(vault_id: uuid.UUID, epoch: int, *, everywhere: bool = False) -> None:
+    """Keep the epoch outside, in Redis or else in the data directory; ``everywhere``: in both.
+    After the commit, and before anything is spent."""
+    _remember(vault_id, epoch)
+    if not _write_outside(vault_id, epoch, everywhere=everywhere):
         logger.warning("the epoch cannot be written outside of the database")
 
 
@@ -147,10 +169,10 @@ def release(
 
 def forget() -> None:
     """Look outside anew (another database, another process)."""
-    global _vault_id
+    global _vault_id, _serves
     with _lock:
         _seen.clear()
-        _vault_id = None
+        _vault_id, _serves = None, False
 
 
 def _release_one(credential: OAuthCredential, *, now: float) -> bool:
@@ -184,19 +206,29 @@ def _known_outside(row: Deployment, *, now: float) -> int:
     if found is None and known >= 0:
         found = known
     if found is None:
-        if not everywhere:
-            raise StoreUnavailable(
-                "Redis does not answer, and without it a restored database cannot be told "
-                "from the one that was left. Nothing is refreshed until it does.",
-                retry_after=5,
-            )
-        if row.epoch > 0 and _is_filled() and not _is_vouched_for(now=now):
-            # Nothing remembers an epoch of this vault: one above its own stands for that.
-            _quarantine(row.epoch + 1, "what is kept outside of the database is missing", now=now)
-        found = row.epoch
-        _write_outside(row.vault_id, found)
+        found = _with_nothing_outside(row, everywhere=everywhere, now=now)
     _remember(row.vault_id, found)
     return max(known, found)
+
+
+def _with_nothing_outside(row: Deployment, *, everywhere: bool, now: float) -> int:
+    """The epoch to go on from. Raises unless nothing ever lay outside of this database."""
+    if row.epoch > 0 and _is_filled():
+        if not everywhere:
+            raise StoreUnavailable(
+                "What is kept outside of the database cannot be read now, and without it a "
+                "restored database cannot be told from the one that was left. Nothing is "
+                "refreshed until it can.",
+                retry_after=5,
+            )
+        if not _serves:
+            raise StoreUnavailable(
+                "Neither Redis nor the data directory given here has ever seen this vault: give "
+                "this command the vault's REDIS_URL or OAUTHVAULT_DATA_DIR. Nothing was refreshed."
+            )
+        _quarantine(row.epoch + 1, "what is kept outside of the database is missing", now=now)
+    _write_outside(row.vault_id, row.epoch, everywhere=True)
+    return row.epoch
 
 
 def _quarantine(known: int, reason: str, *, now: float) -> None:
@@ -239,7 +271,7 @@ def _quarantine(known: int, reason: str, *, now: float) -> None:
             row.epoch = known + 1
     # Not before the commit: a crash in between has it found out again.
     _remember(row.vault_id, row.epoch)
-    _write_outside(row.vault_id, row.epoch)
+    _write_outside(row.vault_id, row.epoch, everywhere=True)
     raise Quarantined(
         "The database seems to be a restored one. Nothing is refreshed until an operator "
         "runs `oauthvault release_quarantine`."
@@ -248,12 +280,6 @@ def _quarantine(known: int, reason: str, *, now: float) -> None:
 
 def _is_filled() -> bool:
     return OAuthCredential.objects.exclude(standing=Standing.REVOKED).exists()
-
-
-def _is_vouched_for(*, now: float) -> bool:
-    """Whether a scheduler was at work on this very database a moment ago. A second machine,
-    or a command with a data directory of its own, is no restored backup."""
-    return Heartbeat.objects.filter(part="scheduler", at__gt=now - _VOUCHED_FOR).exists()
 
 
 def _remember(vault_id: uuid.UUID, epoch: int) -> None:
@@ -279,23 +305,26 @@ def _read_outside(vault_id: uuid.UUID) -> tuple[int | None, bool]:
         except outside.Unreachable:
             everywhere = False
         else:
-            if text is not None:
+            if text is not None and str(text).isdigit():
                 found.append(int(str(text)))
     return max(found, default=None), everywhere
 
 
-def _write_outside(vault_id: uuid.UUID, epoch: int) -> bool:
+def _write_outside(vault_id: uuid.UUID, epoch: int, *, everywhere: bool) -> bool:
+    """Whether any place took it. Two processes may pass each other here, and the lower of
+    two epochs stay: one less is known then, and nothing is taken for restored by it."""
     written = False
-    try:
-        outside.write_durably(outside.folder("epoch") / str(vault_id), f"{epoch}\n")
-        written = True
-    except OSError:
-        pass
     if outside.has_redis():
         try:
             outside.in_redis("SET", _name(vault_id), epoch)
             written = True
         except outside.Unreachable:
+            pass
+    if everywhere or not written:
+        try:
+            outside.write_durably(outside.folder("epoch") / str(vault_id), f"{epoch}\n")
+            written = True
+        except OSError:
             pass
     return written
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from celery import shared_task
-from celery.signals import worker_shutting_down
+from celery.signals import worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import DatabaseError, connection
 
@@ -16,7 +16,7 @@ from tokens.errors import Quarantined, StoreUnavailable, VaultError
 from tokens.models import Cause, Heartbeat, Outcome
 from tokens.refresh import refresh
 from tokens.refresh.abandoned import settle_abandoned
-from tokens.refresh.replay import replay
+from tokens.refresh.replay import pick_up, replay
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,13 @@ _pool = ThreadPoolExecutor(
     max_workers=settings.OAUTHVAULT_WORKER_CONCURRENCY, thread_name_prefix="refresh"
 )
 _stopping = threading.Event()
+
+
+@worker_ready.connect
+def serve(**kwargs: object) -> None:
+    """A worker is a part of the vault, and what one before it left is looked after."""
+    epoch.serve()
+    pick_up()
 
 
 @worker_shutting_down.connect

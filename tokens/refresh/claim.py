@@ -17,7 +17,6 @@ from tokens.keyring import sealing_key
 from tokens.models import (
     Cause,
     DataKey,
-    Deployment,
     OAuthCredential,
     Outcome,
     RefreshAttempt,
@@ -108,10 +107,9 @@ def claim_credential(
         now = clock.now()
         claimed = OAuthCredential.objects.filter(
             Q(lease_until=None) | Q(lease_until__lte=free_since),
-            # No joins: they would put the conditions on the row into a subquery, which is
+            # No join: it would put the conditions on the row into a subquery, which is
             # not asked again after a wait for the row's lock.
             Exists(Tenant.objects.filter(pk=OuterRef("tenant_id"), suspended_at=None)),
-            Exists(Deployment.objects.filter(pk=1, epoch__gte=least_epoch)),
             tenant_id=tenant_id,
             pk=credential_id,
             generation=credential.generation,
@@ -141,6 +139,8 @@ def claim_credential(
         )
         # After the row, as everywhere: two that lock both must not cross.
         is_probe = gate.enter(now=now, last_chance=last_chance)
+        risen = epoch.rise(least=least_epoch)
+    epoch.keep_outside(vault_id, risen)
     return Claim(
         credential=credential,
         generation=credential.generation,
