@@ -6,7 +6,9 @@ Every answer is sorted into a kind here; nobody else looks at a status code.
 
 import asyncio
 import email.utils
+import functools
 import json
+import ssl
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -144,6 +146,12 @@ async def _refresh(refresh_token: RefreshToken, deadline: float) -> Granted | Re
     return _sort_refusal(answer, parsed)
 
 
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Read once: the certificates take longer to read than a refresh takes otherwise."""
+    return httpx.create_ssl_context()
+
+
 async def _post(url: str, content: dict[str, Any], deadline: float) -> _Exchange:
     exchange = _Exchange()
 
@@ -157,6 +165,7 @@ async def _post(url: str, content: dict[str, Any], deadline: float) -> _Exchange
             asyncio.timeout(deadline),
             httpx.AsyncClient(
                 timeout=httpx.Timeout(deadline, connect=min(_CONNECT_TIMEOUT, deadline)),
+                verify=_tls(),
                 follow_redirects=False,
                 headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
             ) as client,

@@ -2,8 +2,9 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 from celery import shared_task
 from celery.signals import worker_ready, worker_shutting_down
@@ -20,8 +21,8 @@ from tokens.refresh.replay import pick_up, replay
 
 logger = logging.getLogger(__name__)
 
-# Credentials that one message carries.
-_CHUNK = 8
+# Credentials that one message carries, and the seconds for which its task takes on more.
+_CHUNK, _LONGEST_TURN = 8, 120.0
 
 # A worker's refreshes, whatever the number of its tasks: nearly all of their time they wait
 # for the far side. Threads of a pool are joined when the interpreter ends.
@@ -69,16 +70,26 @@ def refresh_credentials(
 ) -> None:
     """Refresh each (tenant, credential, generation), unless it has moved on since.
 
-    When a sweep's message is done, its places go to the next in the line at once.
+    Of a sweep's message each place goes to the next in the line as soon as it is free, for
+    a while: a backlog is worked off without a way through the broker for every few.
     """
-    refreshes = [_pool.submit(_refresh_one, *each, Cause(cause), actor) for each in wanted]
-    for each in refreshes:
-        each.result()
-    if cause == Cause.SWEEP and not _stopping.is_set():
-        try:
-            _publish(now=clock.now(), most=len(wanted))
-        except DatabaseError as error:
-            logger.warning("the next in the line are left to the sweep: %s", type(error).__name__)
+    ends = time.monotonic() + _LONGEST_TURN
+    under_way = {_pool.submit(_refresh_one, *each, Cause(cause), actor) for each in wanted}
+    while under_way:
+        done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+        if cause == Cause.SWEEP and not _stopping.is_set() and time.monotonic() < ends:
+            under_way |= {
+                _pool.submit(_refresh_one, *each, Cause(cause), actor)
+                for each in _take_next(len(done))
+            }
+
+
+def _take_next(places: int) -> list[Due]:
+    try:
+        return due.take(now=clock.now(), most=places)
+    except DatabaseError as error:
+        logger.warning("the next in the line are left to the sweep: %s", type(error).__name__)
+        return []
 
 
 def _step(what: str, do: Callable[[], object]) -> None:
