@@ -2,7 +2,7 @@
 # Python 3.11 or newer, and a package index that pip can reach. Nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench lint lock clean .venv .venv-litellm
+.PHONY: help run test bench reliability lint lock clean .venv .venv-litellm
 SHELL := /bin/sh
 # What pip says about a network that is not there does not name it.
 OFFLINE := { echo 'The packages could not be installed: can pip reach a package index from here?' >&2; exit 1; }
@@ -13,6 +13,7 @@ help:
 	@echo 'make test            the test suite on SQLite, then on PostgreSQL and Redis;'
 	@echo '                     make test ARGS="--only sqlite -k refresh" for a part of it'
 	@echo 'make bench           measure: ratios of one interleaved run, as a table and as JSON'
+	@echo 'make reliability     many callers, kill -9, faults: what holds, into docs/reliability.md'
 	@echo 'make lint            ruff, mypy, import-linter'
 	@echo 'make lock            resolve the dependencies anew into the lock files'
 	@echo 'make .venv           the environment for developers alone'
@@ -30,6 +31,9 @@ test: .venv/.dev
 
 bench: .venv/.dev
 	@exec .venv/bin/python -m bench $(ARGS)
+
+reliability: .venv/.dev
+	@exec .venv/bin/python -m bench.reliability $(ARGS)
 
 lint: .venv/.dev
 	.venv/bin/ruff check .

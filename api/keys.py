@@ -15,6 +15,7 @@ from tokens import audit
 from tokens.errors import VaultError
 from tokens.keyring import api_key_digest
 from tokens.models import Tenant
+from tokens.prepared import Prepared
 from tokens.secret import Secret
 
 _PREFIX = {KeyKind.SERVICE: "ovs_", KeyKind.USER: "ovu_"}
@@ -139,7 +140,13 @@ def find_key(text: str) -> ApiKey | None:
     """
     if not _SHAPE.fullmatch(text):
         return None
-    return ApiKey.objects.filter(digest=api_key_digest(text)).select_related("tenant").first()
+    return _BY_DIGEST.first(digest=api_key_digest(text))
+
+
+_BY_DIGEST = Prepared(
+    lambda digest: ApiKey.objects.filter(digest=digest).order_by().select_related("tenant"),
+    stand_ins={"digest": "a digest"},
+)
 
 
 def revoke_key(*, key: ApiKey, actor: str, now: float) -> bool:

@@ -29,6 +29,10 @@ _WHY = {
     Problem.UPSTREAM_UNAVAILABLE: (
         "The authorization server cannot be reached; the refresh is tried again."
     ),
+    Problem.NO_ANSWER: (
+        "The answer to the last refresh is missing, or had no token in it; the refresh is tried "
+        "once more."
+    ),
 }
 _ENDED = {Problem.ROTATED_ELSEWHERE, Problem.ANSWER_LOST, Problem.LOGIN_ENDED}
 

@@ -40,6 +40,7 @@ from tokens.models import (
     TokenFingerprint,
     TokenKind,
 )
+from tokens.prepared import Prepared
 from tokens.refresh import gate
 from tokens.refresh.claim import refuse_second_forced_refresh
 from tokens.secret import AccessToken, RefreshToken
@@ -208,15 +209,20 @@ def identify(*, tenant: Tenant, access_token: AccessToken) -> Identity:
 
 
 def _find(tenant: Tenant, user_id: str) -> OAuthCredential | None:
-    credential = (
-        OAuthCredential.objects.for_tenant(tenant)
-        .filter(user_id=user_id)
-        .select_related("data_key")
-        .first()
-    )
+    credential = _BY_USER.first(tenant_id=tenant.pk, user_id=user_id)
     if credential is not None:
         credential.tenant = tenant
     return credential
+
+
+_BY_USER = Prepared(
+    lambda tenant_id, user_id: (
+        OAuthCredential.objects.filter(tenant_id=tenant_id, user_id=user_id)
+        .order_by()
+        .select_related("data_key")
+    ),
+    stand_ins={"tenant_id": -1, "user_id": "a user"},
+)
 
 
 def _hand_out(credential: OAuthCredential, *, actor: str, now: float) -> HandOut:
@@ -365,7 +371,11 @@ def _refusal(credential: OAuthCredential, *, now: float) -> VaultError:
     later = max(1.0, due - now) if due is not None else None
     if credential.problem == Problem.RATE_LIMITED:
         return UpstreamRateLimited(detail, retry_after=later)
-    if credential.problem in (Problem.UPSTREAM_UNAVAILABLE, Problem.NONE):
+    if credential.problem in (
+        Problem.UPSTREAM_UNAVAILABLE,
+        Problem.NO_ANSWER,
+        Problem.NONE,
+    ):
         # Without a problem: the refresh was claimed by another process a moment ago.
         if credential.problem == Problem.NONE:
             return _in_progress()

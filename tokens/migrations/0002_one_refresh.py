@@ -114,4 +114,9 @@ class Migration(migrations.Migration):
             name='token_url',
             field=models.CharField(blank=True, max_length=500),
         ),
+        migrations.AlterField(
+            model_name='oauthcredential',
+            name='problem',
+            field=models.CharField(blank=True, choices=[('', 'None'), ('rotated_elsewhere', 'Rotated Elsewhere'), ('answer_lost', 'Answer Lost'), ('login_ended', 'Login Ended'), ('invalid_scope', 'Invalid Scope'), ('account_on_hold', 'Account On Hold'), ('upstream_rate_limited', 'Rate Limited'), ('upstream_error', 'Upstream Error'), ('upstream_unavailable', 'Upstream Unavailable'), ('no_answer', 'No Answer')], default='', max_length=32),
+        ),
     ]

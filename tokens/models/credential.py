@@ -45,6 +45,7 @@ class Problem(models.TextChoices):
     RATE_LIMITED = "upstream_rate_limited"
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_UNAVAILABLE = "upstream_unavailable"
+    NO_ANSWER = "no_answer"
 
 
 class CredentialQuerySet(models.QuerySet["OAuthCredential"]):

@@ -8,8 +8,10 @@ saved only where ``generation`` is still the one that was presented.
 An answer that the database does not take goes to the spool, sealed, and comes home when the
 database is back. Between the server's answer and the end of our save (or of the spool's)
 lies a window that cannot be closed from here: a process killed inside it loses the new
-pair. It is a few milliseconds long, the claim has left a mark that says so, and the refresh
-token is then presented once more, never twice.
+pair, and so does one that is killed while the server is at work on its request. Our part of
+it is as long as a connection and a transaction (docs/reliability.md has the figures), the
+claim has left a mark that says so, and the refresh token is then presented once more, never
+twice.
 """
 
 import logging

@@ -19,7 +19,7 @@ _PROBLEM = {
     Refusal.RATE_LIMITED: Problem.RATE_LIMITED,
     Refusal.UPSTREAM_ERROR: Problem.UPSTREAM_ERROR,
     Refusal.UNREACHABLE: Problem.UPSTREAM_UNAVAILABLE,
-    Refusal.UNKNOWN: Problem.UPSTREAM_UNAVAILABLE,
+    Refusal.UNKNOWN: Problem.NO_ANSWER,
 }
 
 
