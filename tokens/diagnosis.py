@@ -2,6 +2,8 @@
 
 import shlex
 
+from django.conf import settings
+
 from tokens import endings
 from tokens.models import OAuthCredential, Problem, Standing, Status
 
@@ -59,6 +61,9 @@ def describe_obstacle(credential: OAuthCredential, *, now: float) -> str | None:
             "An operator has suspended this credential: "
             "`oauthvault resume --tenant {tenant} --user {user}` ends that.".format(**where)
         )
+    spent = credential.unanswered_presentations >= settings.MOST_PRESENTATIONS
+    if spent and status == Status.OUTCOME_UNKNOWN:
+        return f"{_WHY[Problem.ANSWER_LOST]} {NEW_LOGIN.format(**where)}"
     if credential.problem:
         why = _WHY[Problem(credential.problem)]
         if credential.problem in _ENDED:

@@ -234,41 +234,44 @@ def _with_nothing_outside(row: Deployment, *, everywhere: bool, now: float) -> i
 def _quarantine(known: int, reason: str, *, now: float) -> None:
     with transaction.atomic():
         row = Deployment.objects.select_for_update().get(pk=1)
-        if row.epoch < known:
-            counts = {
-                tenant: OAuthCredential.objects.for_tenant(tenant)
-                .filter(standing__in=_SET_ASIDE)
-                .update(
-                    standing=Standing.QUARANTINED,
-                    refresh_due_at=None,
-                    taken_until=None,
-                    lease_id=None,
-                    lease_until=None,
-                )
-                for tenant in Tenant.objects.all()
-            }
-            Deployment.objects.filter(pk=1).update(
-                # Said once: from here on it is an epoch of its own.
-                epoch=known + 1,
-                quarantined_at=now,
-                quarantine_reason=reason,
+        if row.epoch >= known:
+            # It was read before another claim let it rise. (Or all of this was said already:
+            # then nothing is left that could be claimed.)
+            return
+        counts = {
+            tenant: OAuthCredential.objects.for_tenant(tenant)
+            .filter(standing__in=_SET_ASIDE)
+            .update(
+                standing=Standing.QUARANTINED,
+                refresh_due_at=None,
+                taken_until=None,
+                lease_id=None,
+                lease_until=None,
             )
-            for tenant, count in counts.items():
-                if count:
-                    audit.record(
-                        tenant=tenant,
-                        actor="scheduler",
-                        action="quarantine",
-                        now=now,
-                        reason=reason,
-                        credentials=count,
-                    )
-            logger.critical(
-                "this database seems to be a restored one (%s): %s credentials are quarantined "
-                "until an operator runs `oauthvault release_quarantine`",
-                reason, sum(counts.values()),
-            )  # fmt: skip
-            row.epoch = known + 1
+            for tenant in Tenant.objects.all()
+        }
+        Deployment.objects.filter(pk=1).update(
+            # Said once: from here on it is an epoch of its own.
+            epoch=known + 1,
+            quarantined_at=now,
+            quarantine_reason=reason,
+        )
+        for tenant, count in counts.items():
+            if count:
+                audit.record(
+                    tenant=tenant,
+                    actor="scheduler",
+                    action="quarantine",
+                    now=now,
+                    reason=reason,
+                    credentials=count,
+                )
+        logger.critical(
+            "this database seems to be a restored one (%s): %s credentials are quarantined "
+            "until an operator runs `oauthvault release_quarantine`",
+            reason, sum(counts.values()),
+        )  # fmt: skip
+        row.epoch = known + 1
     # Not before the commit: a crash in between has it found out again.
     _remember(row.vault_id, row.epoch)
     _write_outside(row.vault_id, row.epoch, everywhere=True)

@@ -40,7 +40,7 @@ class Presentation:
     token: str
     said: Said
     at: float
-    known: bool
+    known: bool = True
     kept: bool = False
     lied: bool = False
     governs_until: float = 0.0
@@ -124,7 +124,7 @@ class Books:
         self.last_rotation[family] = Rotation(by=None)
         return family.login
 
-    def presentations(self, *, offset: float, known: bool) -> list[Presentation]:
+    def presentations(self, *, offset: float) -> list[Presentation]:
         """Those since the last look, in order. ``offset``: of the vault's clock."""
         state = self._simulator.state
         with state.lock:
@@ -138,10 +138,10 @@ class Books:
             if request.token is None:
                 self.unread += 1
             else:
-                found.append(self._presentation(request, request.at - ahead + offset, known))
+                found.append(self._presentation(request, request.at - ahead + offset))
         return found
 
-    def _presentation(self, request: Received, at: float, known: bool) -> Presentation:
+    def _presentation(self, request: Received, at: float) -> Presentation:
         queue = self._armed[request.user or ""]
         fault = queue.pop(0) if queue else None
         work = None
@@ -152,7 +152,6 @@ class Books:
             token=request.token or "",
             said=said,
             at=at,
-            known=known,
             kept=work is not None and work.kept,
             lied=said is Said.ENDED and request.status == LIE,
         )

@@ -647,3 +647,50 @@ def test_an_old_refusal_is_not_todays_answer(
             vault.refresh_now(tenant=acme, user_id=user, actor="test", wait=0, now=time.time())
     with pytest.raises(RefreshInProgress):
         vault.refresh_now(tenant=acme, user_id="alice", actor="test", wait=0, now=time.time())
+
+
+def test_claims_that_let_the_epoch_rise_side_by_side_take_nothing_for_restored(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    """One reads the row, another lets it rise and tells the outside, the first compares."""
+    users = [f"user{number}" for number in range(24)]
+    many = [store(acme, user, upstream.new_login(user)) for user in users]
+    waiting = iter(many)
+    lock = threading.Lock()
+
+    def next_one() -> Outcome | None:
+        outcome = None
+        for _ in range(4):
+            with lock:
+                credential = next(waiting)
+            outcome = refresh_one(credential)
+            assert outcome == Outcome.REFRESHED
+        return outcome
+
+    assert in_threads(6, next_one) == [Outcome.REFRESHED] * 6
+
+
+def test_a_process_that_was_stopped_between_claim_and_request_presents_nothing(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, settings: Settings
+) -> None:
+    claim = claim_of(alice)
+    settings.REFRESH_DEADLINE = 0.0
+    said, tries = present(claim)
+    assert save_answer(claim, said, tries=tries, latency_ms=0) == Outcome.UNREACHABLE
+    assert upstream.counts.token_calls == 0
+    assert reread(alice).unanswered_presentations == 0
+
+
+def test_a_late_pair_of_a_login_that_is_in_use_is_not_revoked_upstream(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, settings: Settings
+) -> None:
+    """A server that keeps the refresh token gives two claims pairs of the same login."""
+    settings.CLAUDE_OAUTH_REVOKE_URL = upstream.revoke_url
+    upstream.fault("keep_refresh_token", times=2)
+    stalled = claim_of(alice)
+    said, tries = present(stalled)
+    end_lease(alice)
+    assert refresh_one(alice) == Outcome.REFRESHED
+    assert save_answer(stalled, said, tries=tries, latency_ms=1) == Outcome.SUPERSEDED
+    assert upstream.counts.revoke_calls == 0
+    assert refresh_one(reread(alice)) == Outcome.REFRESHED

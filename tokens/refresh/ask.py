@@ -6,7 +6,7 @@ import time
 from django.conf import settings
 
 from tokens import oauth_client
-from tokens.oauth_client import Granted, Refused
+from tokens.oauth_client import Granted, Refusal, Refused
 from tokens.refresh.claim import Claim
 
 # Seconds between the quick tries inside one claim, before the configured back-off grows it.
@@ -15,9 +15,12 @@ _RETRY_UNIT = 0.5
 
 def present(claim: Claim) -> tuple[Granted | Refused, int]:
     """The answer and the number of tries. Only a request that was answered with a server
-    error, or never left us, is sent again; all of it within one deadline."""
-    ends = time.monotonic() + settings.REFRESH_DEADLINE
+    error, or never left us, is sent again; all of it within one deadline, which counts from
+    the claim: a process that was stopped in between may have lost its lease."""
+    ends = claim.claimed_monotonic + settings.REFRESH_DEADLINE
     tries = 0
+    if time.monotonic() >= ends:
+        return Refused(kind=Refusal.UNREACHABLE), tries
     while True:
         tries += 1
         answer = oauth_client.refresh(claim.refresh_token, deadline=ends - time.monotonic())

@@ -1,6 +1,6 @@
 """The row and the attempt that a claim is about, as both kinds of answer need them."""
 
-from tokens.models import OAuthCredential, Outcome, RefreshAttempt
+from tokens.models import OAuthCredential, Outcome, RefreshAttempt, Standing
 from tokens.refresh.claim import Claim
 
 
@@ -29,6 +29,18 @@ def settled(claim: Claim) -> Outcome | None:
         .first()
     )
     return Outcome(outcome) if outcome is not None else None
+
+
+def lives_on(claim: Claim) -> bool:
+    """Whether another refresh of this very generation brought a pair home: then ours is of a
+    login that is in use, and to revoke it would end that login (RFC 7009 section 2.1)."""
+    return RefreshAttempt.objects.filter(
+        tenant_id=claim.credential.tenant_id,
+        credential=claim.credential,
+        credential__standing__in=[Standing.ACTIVE, Standing.QUARANTINED],
+        generation=claim.generation,
+        outcome=Outcome.REFRESHED,
+    ).exists()
 
 
 def clear_lease(current: OAuthCredential, claim: Claim) -> None:

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models import Exists, F, FloatField, OuterRef, Q, Value
 from django.db.models.functions import Cast
 
@@ -103,43 +103,48 @@ def claim_credential(
         clock.DatabaseNow() + Value(settings.REFRESH_LEASE, output_field=FloatField()),
         FloatField(),
     )
-    with transaction.atomic():
-        now = clock.now()
-        claimed = OAuthCredential.objects.filter(
-            Q(lease_until=None) | Q(lease_until__lte=free_since),
-            # No join: it would put the conditions on the row into a subquery, which is
-            # not asked again after a wait for the row's lock.
-            Exists(Tenant.objects.filter(pk=OuterRef("tenant_id"), suspended_at=None)),
-            tenant_id=tenant_id,
-            pk=credential_id,
-            generation=credential.generation,
-            standing=Standing.ACTIVE,
-            suspended_at=None,
-            unanswered_presentations=credential.unanswered_presentations,
-        ).update(
-            lease_id=lease_id,
-            lease_until=lease_end,
-            taken_until=lease_end,
-            unanswered_presentations=F("unanswered_presentations") + 1,
-            # If this process dies, the sweep finds the credential after the lease.
-            refresh_due_at=second_look(now=now, expires_at=credential.expires_at),
-        )
-        if not claimed:
-            return None
-        if cause == Cause.REJECTED:
-            refuse_second_forced_refresh(credential, now=now)
-        RefreshAttempt.objects.create(
-            tenant_id=tenant_id,
-            credential=credential,
-            lease_id=lease_id,
-            cause=cause,
-            actor=actor[:200],
-            generation=credential.generation,
-            started_at=now,
-        )
-        # After the row, as everywhere: two that lock both must not cross.
-        is_probe = gate.enter(now=now, last_chance=last_chance)
-        risen = epoch.rise(least=least_epoch)
+    try:
+        with transaction.atomic():
+            now = clock.now()
+            claimed = OAuthCredential.objects.filter(
+                Q(lease_until=None) | Q(lease_until__lte=free_since),
+                # No join: it would put the conditions on the row into a subquery, which is
+                # not asked again after a wait for the row's lock.
+                Exists(Tenant.objects.filter(pk=OuterRef("tenant_id"), suspended_at=None)),
+                tenant_id=tenant_id,
+                pk=credential_id,
+                generation=credential.generation,
+                standing=Standing.ACTIVE,
+                suspended_at=None,
+                unanswered_presentations=credential.unanswered_presentations,
+            ).update(
+                lease_id=lease_id,
+                lease_until=lease_end,
+                taken_until=lease_end,
+                unanswered_presentations=F("unanswered_presentations") + 1,
+                # If this process dies, the sweep finds the credential after the lease.
+                refresh_due_at=second_look(now=now, expires_at=credential.expires_at),
+            )
+            if not claimed:
+                return None
+            if cause == Cause.REJECTED:
+                refuse_second_forced_refresh(credential, now=now)
+            RefreshAttempt.objects.create(
+                tenant_id=tenant_id,
+                credential=credential,
+                lease_id=lease_id,
+                cause=cause,
+                actor=actor[:200],
+                generation=credential.generation,
+                started_at=now,
+            )
+            # After the row, as everywhere: two that lock both must not cross.
+            is_probe = gate.enter(now=now, last_chance=last_chance)
+            risen = epoch.rise(least=least_epoch)
+    except DatabaseError:
+        connection.close()
+        _withdraw(credential, lease_id)
+        raise
     epoch.keep_outside(vault_id, risen)
     return Claim(
         credential=credential,
@@ -154,6 +159,29 @@ def claim_credential(
         claimed_monotonic=time.monotonic(),
         is_probe=is_probe,
     )
+
+
+def _withdraw(credential: OAuthCredential, lease_id: uuid.UUID) -> None:
+    """Take back a claim whose commit may have gone through although we were told that it
+    failed: nothing was sent for it, and it would count as a presentation."""
+    try:
+        with transaction.atomic():
+            withdrawn = OAuthCredential.objects.filter(
+                tenant_id=credential.tenant_id, pk=credential.pk, lease_id=lease_id
+            ).update(
+                lease_id=None,
+                lease_until=None,
+                taken_until=None,
+                unanswered_presentations=F("unanswered_presentations") - 1,
+                refresh_due_at=credential.refresh_due_at,
+            )
+            if withdrawn:
+                RefreshAttempt.objects.filter(
+                    tenant_id=credential.tenant_id, lease_id=lease_id
+                ).delete()
+    except DatabaseError:
+        # It stays, and looks like one whose process died. The lease ends by itself.
+        connection.close()
 
 
 def refuse_second_forced_refresh(credential: OAuthCredential, *, now: float) -> None:

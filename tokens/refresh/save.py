@@ -19,7 +19,7 @@ from tokens.errors import VaultError
 from tokens.models import OAuthCredential, Outcome, Problem, Standing
 from tokens.oauth_client import Granted, Refused
 from tokens.refresh import gate, spool
-from tokens.refresh.attempt import clear_lease, end_attempt, locked, settled
+from tokens.refresh.attempt import clear_lease, end_attempt, lives_on, locked, settled
 from tokens.refresh.claim import Claim
 from tokens.refresh.refusal import save_refused
 from tokens.refresh.schedule import due_time
@@ -191,7 +191,7 @@ def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
             **({"expires_in_bounded": True} if said.expires_in_was_bounded else {}),
         )
         gate.note_answer()
-    if outcome == Outcome.SUPERSEDED:
+    if outcome == Outcome.SUPERSEDED and not lives_on(claim):
         _revoke_homeless(said)
     return outcome
 
