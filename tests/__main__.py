@@ -185,6 +185,8 @@ def _missing_tools() -> list[str]:
         missing.append("the LiteLLM hook in a real proxy (no .venv-litellm; make .venv-litellm)")
     if servers.find_chromium() is None:
         missing.append("the dashboard in a browser (no Chromium found; apt install chromium)")
+    if servers.find_faketime() is None:
+        missing.append("processes whose clocks are wrong (apt install libfaketime)")
     return missing
 
 

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from glob import glob
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import psycopg
 import redis
@@ -34,6 +34,8 @@ import redis
 from oauthvault.tether import Tethered
 
 _PREFIX = "oauthvault-servers-"
+# What a note is called that one of the servers is to be away, for as long as it lies there.
+_AWAY = ".away"
 _START_WITHIN = 60.0
 _STOP_WITHIN = 20.0
 
@@ -45,6 +47,10 @@ _POSTGRESQL_PLACES = (
     "/Applications/Postgres.app/Contents/Versions/*/bin",
 )
 _REDIS_PLACES = ("/opt/homebrew/bin", "/usr/local/bin", "/opt/homebrew/opt/redis*/bin")
+_FAKETIME_PLACES = (
+    "/usr/lib/*/faketime/libfaketime.so.1",
+    "/usr/lib*/faketime/libfaketime.so.1",
+)
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _CHROMIUM_ON_MACOS = (
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
@@ -60,6 +66,7 @@ class Servers:
     redis_url: str | None
     why_no_database: str = ""
     why_no_redis: str = ""
+    home: str = ""
 
 
 class NotStarted(Exception):
@@ -99,11 +106,37 @@ def running(*, database: bool = True, redis: bool = True) -> Iterator[Servers]:
         keeper.close()
 
 
+@contextlib.contextmanager
+def away(
+    ours: Servers, name: Literal["database", "redis"], *, killed: bool = False
+) -> Iterator[None]:
+    """One of the servers is stopped, or killed, for the length of the block.
+
+    It answers again, at the same address and on the same data, when the block is left.
+    """
+    url = ours.database_url if name == "database" else ours.redis_url
+    assert url is not None
+    number = signal.SIGKILL if killed else signal.SIGINT
+    note = Path(ours.home) / f"{name}{_AWAY}"
+    note.write_text(str(number.value))
+    try:
+        _until(lambda: not _answers(url), _STOP_WITHIN)
+        yield
+    finally:
+        note.unlink()
+        _until(lambda: _answers(url), _START_WITHIN)
+
+
 def find_chromium() -> str | None:
     """The Chromium (or Chrome) that the browser tests drive."""
     found = [shutil.which(name) for name in _CHROMIUM_NAMES]
     found += [path for path in _CHROMIUM_ON_MACOS if os.access(path, os.X_OK)]
     return next((path for path in found if path), None)
+
+
+def find_faketime() -> str | None:
+    """The library that shows a process another time than it is."""
+    return next((found for pattern in _FAKETIME_PLACES for found in sorted(glob(pattern))), None)
 
 
 def server_version(url: str) -> str:
@@ -122,33 +155,54 @@ def server_version(url: str) -> str:
 # --- The keeper: a process of its own ------------------------------------------------------
 
 
+@dataclass
+class _Kept:
+    """One server, and how it is started again."""
+
+    process: subprocess.Popen[bytes]
+    start: Callable[[], subprocess.Popen[bytes]]
+
+
 def keep(wanted: Sequence[str]) -> None:
     """Start what is wanted, print one line of JSON, stay until SIGTERM, remove everything."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _leave)
     _remove_stale_homes()
     home = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    processes: list[subprocess.Popen[bytes]] = []
+    kept: dict[str, _Kept] = {}
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             home.chmod(0o711)  # The servers' user passes through; their own folders are 0700.
-            report: dict[str, str | None] = asdict(Servers(None, None))
+            report: dict[str, str | None] = asdict(Servers(None, None, home=str(home)))
             for name, start in (("database", _start_postgresql), ("redis", _start_redis)):
                 if name in wanted:
                     try:
-                        report[f"{name}_url"] = start(home, processes)
+                        report[f"{name}_url"], kept[name] = start(home)
                     except (NotStarted, OSError) as error:
                         report[f"why_no_{name}"] = str(error)
             print(json.dumps(report), flush=True)
             while True:
-                signal.pause()
+                for name, server in kept.items():
+                    _stop_or_start(server, home / f"{name}{_AWAY}")
+                time.sleep(0.05)
         finally:
             # What must be done now is done, however often we are asked to hurry.
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            _stop(processes)
+            _stop([server.process for server in kept.values()])
             shutil.rmtree(home, ignore_errors=True)
+
+
+def _stop_or_start(server: _Kept, note: Path) -> None:
+    """As `away` asks for. A server that ended by itself stays away: a test should fail."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        number = int(note.read_text())
+        if server.process.poll() is None:
+            server.process.send_signal(number)
+            server.process.wait()
+        _until(lambda: not note.exists(), float("inf"))
+        server.process = server.start()
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -163,7 +217,7 @@ def _remove_stale_homes() -> None:
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _start_postgresql(home: Path, processes: list[subprocess.Popen[bytes]]) -> str:
+def _start_postgresql(home: Path) -> tuple[str, _Kept]:
     """A PostgreSQL for tests, UTF8, nothing durable: the address, for a superuser."""
     folder = _folder_with(("initdb", "postgres"), _POSTGRESQL_PLACES)
     if folder is None:
@@ -206,13 +260,13 @@ def _start_postgresql(home: Path, processes: list[subprocess.Popen[bytes]]) -> s
         def address(port: int) -> str:
             return f"postgresql://oauthvault:{password}@127.0.0.1:{port}/postgres"
 
-        url = _serve(start, address, place, log, processes)
+    url, kept = _serve(start, address, place)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE oauthvault")
-    return url.removesuffix("/postgres") + "/oauthvault"
+    return url.removesuffix("/postgres") + "/oauthvault", kept
 
 
-def _start_redis(home: Path, processes: list[subprocess.Popen[bytes]]) -> str:
+def _start_redis(home: Path) -> tuple[str, _Kept]:
     """A Redis that keeps nothing on disk."""
     folder = _folder_with(("redis-server",), _REDIS_PLACES)
     if folder is None:
@@ -225,43 +279,52 @@ def _start_redis(home: Path, processes: list[subprocess.Popen[bytes]]) -> str:
             *("--save", "", "--appendonly", "no", "--dir", place),
         ]
 
-    with (place / "log").open("wb") as log:
-        return _serve(start, lambda port: f"redis://127.0.0.1:{port}/0", place, log, processes)
+    return _serve(start, lambda port: f"redis://127.0.0.1:{port}/0", place)
 
 
 def _serve(
     command: Callable[[int], list[str | Path]],
     address: Callable[[int], str],
     place: Path,
-    log: Any,
-    processes: list[subprocess.Popen[bytes]],
-) -> str:
+) -> tuple[str, _Kept]:
     """Start the server on a free port, another one if somebody was quicker; its address."""
     for _ in range(3):
         port = _free_port()
-        process = subprocess.Popen(
-            command(port),
-            cwd=place,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            **_unprivileged(),
-        )
-        processes.append(process)
+        url = address(port)
 
-        def answers(url: str = address(port)) -> bool:
-            try:
-                return bool(server_version(url))
-            except NoAnswer:
-                return False
+        def start(port: int = port) -> subprocess.Popen[bytes]:
+            with (place / "log").open("ab") as log:
+                return subprocess.Popen(
+                    command(port),
+                    cwd=place,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    **_unprivileged(),
+                )
 
-        def settled(process: subprocess.Popen[bytes] = process) -> bool:
-            return process.poll() is not None or answers()
+        process = start()
 
-        _until(settled, _START_WITHIN)
-        if process.poll() is None and answers():
-            return address(port)
+        def settled(process: subprocess.Popen[bytes] = process, url: str = url) -> bool:
+            return process.poll() is not None or _answers(url)
+
+        try:
+            _until(settled, _START_WITHIN)
+            if process.poll() is None and _answers(url):
+                return url, _Kept(process, start)
+        except BaseException:
+            # We are told to leave: nobody else knows of it yet.
+            _stop([process])
+            raise
+        _stop([process])
     raise NotStarted(f"it did not start: {_last_line(place / 'log')}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return bool(server_version(url))
+    except NoAnswer:
+        return False
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

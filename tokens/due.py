@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from tokens.models import Heartbeat, OAuthCredential, Tenant
 from tokens.refresh import gate
@@ -41,7 +41,7 @@ def take(*, now: float, most: int) -> list[Due]:
         room = min(most, gate.allowance(now=now, at_once=at_once) - sum(busy.values()))
         if room <= 0:
             return []
-        chosen = _in_turns(_line(now), busy=busy, room=room)
+        chosen = _in_turns(_line(now, room=room), busy=busy, room=room)
         taken = list(
             _waiting(now)
             .filter(pk__in=[credential_id for _, credential_id in chosen])
@@ -63,6 +63,16 @@ def put_back(taken: Iterable[Due]) -> None:
     OAuthCredential.objects.filter(
         pk__in=[credential_id for _, credential_id, _ in taken], lease_id=None
     ).update(taken_until=None)
+
+
+def postpone(tried: Due, *, now: float) -> None:
+    """This one was taken and could not be refreshed, for a reason of its own: it gives up its
+    place in the room and in the line for a minute. Claimed or moved on meanwhile: untouched.
+    """
+    tenant_id, credential_id, _ = tried
+    OAuthCredential.objects.filter(
+        tenant_id=tenant_id, pk=credential_id, lease_id=None, refresh_due_at__lte=int(now)
+    ).update(taken_until=None, refresh_due_at=int(now) + TAKEN_FOR)
 
 
 def _waiting(now: float) -> QuerySet[OAuthCredential]:
@@ -92,21 +102,25 @@ def _busy(now: float) -> dict[int, int]:
     )
 
 
-def _line(now: float) -> list[tuple[int, int]]:
+def _line(now: float, *, room: int) -> list[tuple[int, int]]:
     """(tenant, credential): the oldest of all; where that is one long line of a few
-    tenants, the oldest of each of the others too."""
+    tenants, as many of each of the others as can have their turn too."""
     line = list(_waiting(now).values_list("tenant_id", "pk")[:_PAGE])
-    if len(line) == _PAGE:
-        seen = {tenant_id for tenant_id, _ in line}
-        first = _waiting(now).filter(tenant_id=OuterRef("pk"))
-        others = (
-            _refreshing_tenants()
-            .exclude(pk__in=seen)
-            .annotate(first=Subquery(first.values("pk")[:1]))
-            .filter(first__isnull=False)
-            .values_list("pk", "first")[:_OTHERS]
-        )
-        line += list(others)
+    if len(line) < _PAGE:
+        return line
+    seen = {tenant_id for tenant_id, _ in line}
+    others = [
+        tenant.pk
+        for tenant in _refreshing_tenants()
+        .exclude(pk__in=seen)
+        .filter(Exists(_waiting(now).filter(tenant_id=OuterRef("pk"))))
+        .only("pk")[:_OTHERS]
+    ]
+    of_each = -(-room // (len(seen) + len(others)))
+    for tenant_id in others:
+        line += _waiting(now).filter(tenant_id=tenant_id).values_list("tenant_id", "pk")[:of_each]
+        if len(line) >= _PAGE + room:
+            break
     return line
 
 

@@ -176,7 +176,8 @@ def forget() -> None:
 
 
 def _release_one(credential: OAuthCredential, *, now: float) -> bool:
-    ended = credential.problem in _ENDED
+    spent = credential.unanswered_presentations >= settings.MOST_PRESENTATIONS
+    ended = spent or credential.problem in _ENDED
     due = None
     if not ended and credential.has_refresh_token:
         due = due_time(
@@ -192,6 +193,7 @@ def _release_one(credential: OAuthCredential, *, now: float) -> bool:
         ).update(
             standing=Standing.REAUTHORIZATION_REQUIRED if ended else Standing.ACTIVE,
             refresh_due_at=due,
+            problem=Problem.ANSWER_LOST if spent else credential.problem,
         )
     )
 

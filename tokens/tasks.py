@@ -13,8 +13,14 @@ from django.db import DatabaseError, connection
 
 from tokens import clock, due, endings, epoch
 from tokens.due import Due
-from tokens.errors import Quarantined, StoreUnavailable, VaultError
-from tokens.models import Cause, Heartbeat, Outcome
+from tokens.errors import (
+    Quarantined,
+    StoreUnavailable,
+    UpstreamRateLimited,
+    UpstreamUnavailable,
+    VaultError,
+)
+from tokens.models import Cause, Heartbeat
 from tokens.refresh import refresh
 from tokens.refresh.abandoned import settle_abandoned
 from tokens.refresh.replay import pick_up, replay
@@ -126,36 +132,38 @@ def _publish(*, now: float, most: int) -> int:
 
 def _refresh_one(
     tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str
-) -> Outcome | None:
-    outcome = None
+) -> None:
+    this = (tenant_id, credential_id, generation)
     try:
-        if not _stopping.is_set():
-            outcome = refresh(
-                tenant_id=tenant_id,
-                credential_id=credential_id,
-                generation=generation,
-                cause=cause,
-                actor=actor,
-            )
+        if _stopping.is_set():
+            due.put_back([this])
+            return
+        outcome = refresh(
+            tenant_id=tenant_id,
+            credential_id=credential_id,
+            generation=generation,
+            cause=cause,
+            actor=actor,
+        )
+        if outcome is None:
+            due.postpone(this, now=clock.now())
+    except (UpstreamRateLimited, UpstreamUnavailable) as pause:
+        # Nobody's fault, and over for all at the same time: the sweep finds it again.
+        logger.info("credential %s is not refreshed now: %s", credential_id, pause.code)
+        _quietly(lambda: due.put_back([this]))
     except VaultError as refusal:
-        # The sweep finds it again; a deployment-wide pause is nobody's fault.
         logger.info("credential %s is not refreshed now: %s", credential_id, refusal.code)
+        _quietly(lambda: due.postpone(this, now=clock.now()))
     except Exception:
         # One that cannot be done must not keep the others of this task from theirs.
         logger.exception("the refresh of credential %s could not be done", credential_id)
+        _quietly(lambda: due.postpone(this, now=clock.now()))
     finally:
-        _give_up_place(tenant_id, credential_id, generation, outcome)
         connection.close()
-    return outcome
 
 
-def _give_up_place(
-    tenant_id: int, credential_id: int, generation: int, outcome: Outcome | None
-) -> None:
-    """What was taken and not claimed is free again; by a claim it was given up already."""
-    if outcome is not None:
-        return
+def _quietly(give_up_place: Callable[[], None]) -> None:
     try:
-        due.put_back([(tenant_id, credential_id, generation)])
+        give_up_place()
     except DatabaseError:
-        logger.warning("credential %s is free again in a minute", credential_id)
+        logger.warning("the place of a refresh is free again in a minute")

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -19,7 +20,6 @@ from tokens.errors import Quarantined, StoreUnavailable
 from tokens.models import (
     AuditEvent,
     Deployment,
-    Heartbeat,
     OAuthCredential,
     Outcome,
     Problem,
@@ -86,8 +86,10 @@ def restored(alice: OAuthCredential) -> Callable[[], None]:
 
 
 def as_in_a_new_process() -> None:
+    """Of a part of the vault: it knows what lies in Redis and in the data directory."""
     epoch.forget()
     outside.forget()
+    epoch.serve()
 
 
 def forget_outside(data_dir: Path) -> None:
@@ -185,7 +187,10 @@ def test_a_process_that_runs_on_while_its_database_is_restored_notices(
 
 
 def test_a_database_that_is_exchanged_between_look_and_claim_is_not_claimed_from(
-    alice: OAuthCredential, upstream: Simulator, monkeypatch: pytest.MonkeyPatch
+    alice: OAuthCredential,
+    upstream: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    reread: Reread,
 ) -> None:
     """The claim's own statement asks for the epoch that was verified a moment before."""
     for _ in range(3):
@@ -198,7 +203,9 @@ def test_a_database_that_is_exchanged_between_look_and_claim_is_not_claimed_from
         return least
 
     monkeypatch.setattr(epoch, "verify", verify_and_restore)
-    assert refresh_one(alice) is None
+    with pytest.raises(Quarantined):
+        refresh_one(alice)
+    assert reread(alice).lease_id is None
     assert not RefreshAttempt.objects.exists()
     assert upstream.counts.token_calls == 0
 
@@ -231,6 +238,40 @@ def test_an_import_of_a_new_login_makes_that_one_usable(
     assert standings() == {"alice": Standing.ACTIVE, "carol": Standing.QUARANTINED}
 
 
+# --- What is no restored database ----------------------------------------------------------
+
+
+def test_a_claim_beside_ours_between_two_looks_is_no_restored_database(
+    alice: OAuthCredential, carol: OAuthCredential
+) -> None:
+    """What lies outside is of now, what was read of the database of a moment before."""
+    beside: list[object] = []
+
+    def interfere(
+        execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any
+    ) -> Any:
+        result = execute(sql, params, many, context)
+        if not beside and sql.startswith("SELECT") and Deployment._meta.db_table in sql:
+            beside.extend(in_threads(1, lambda: refresh_one(carol)))
+        return result
+
+    epoch.advance(now=clock.now())
+    with connection.execute_wrapper(interfere):
+        assert refresh_one(alice) == Outcome.REFRESHED
+    assert beside == [Outcome.REFRESHED]
+
+
+def test_many_refreshes_at_once_are_no_restored_database(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    users = [f"user{number}" for number in range(24)]
+    waiting = [store(acme, user, upstream.new_login(user)) for user in users]
+    epoch.advance(now=clock.now())
+    assert in_threads(len(users), lambda: refresh_one(waiting.pop())) == (
+        [Outcome.REFRESHED] * len(users)
+    )
+
+
 # --- Nothing is remembered outside ---------------------------------------------------------
 
 
@@ -256,22 +297,20 @@ def test_an_empty_database_that_nothing_outside_knows_is_adopted(
     assert refresh_one(store(acme, "alice", upstream.new_login("alice"))) == Outcome.REFRESHED
 
 
-def test_a_second_machine_beside_a_scheduler_at_work_is_no_restored_backup(
-    alice: OAuthCredential, data_dir: Path
+def test_a_command_that_was_given_another_directory_refreshes_and_quarantines_nothing(
+    alice: OAuthCredential, carol: OAuthCredential, upstream: Simulator, data_dir: Path
 ) -> None:
-    sweep()
+    epoch.advance(now=clock.now())
     forget_outside(data_dir)
-    assert refresh_one(alice) == Outcome.REFRESHED
-
-
-def test_a_scheduler_that_stopped_minutes_ago_vouches_for_nothing(
-    alice: OAuthCredential, data_dir: Path
-) -> None:
-    sweep()
-    Heartbeat.objects.update(at=time.time() - 120)
-    forget_outside(data_dir)
+    epoch.forget()
+    with pytest.raises(StoreUnavailable, match="OAUTHVAULT_DATA_DIR"):
+        refresh_one(alice)
+    assert standings() == {"alice": Standing.ACTIVE, "carol": Standing.ACTIVE}
+    assert not (data_dir / "epoch").exists() or not list((data_dir / "epoch").iterdir())
+    as_in_a_new_process()
     with pytest.raises(Quarantined):
         refresh_one(alice)
+    assert upstream.counts.token_calls == 0
 
 
 def test_a_sweep_that_could_not_tell_vouches_for_nothing(
@@ -313,6 +352,20 @@ def test_a_new_data_directory_is_no_alarm_while_redis_remembers(
     assert refresh_one(alice) == Outcome.REFRESHED
 
 
+def test_a_backup_from_before_the_last_refresh_is_told_though_no_sweep_came_between(
+    alice: OAuthCredential, upstream: Simulator
+) -> None:
+    """Every claim counts: what it spends must not be presented again."""
+    epoch.advance(now=clock.now())
+    backup = epoch.deployment().epoch
+    assert refresh_one(alice) == Outcome.REFRESHED
+    Deployment.objects.update(epoch=backup)
+    as_in_a_new_process()
+    with pytest.raises(Quarantined):
+        refresh_one(alice)
+    assert upstream.counts.token_calls == 1
+
+
 def test_what_is_remembered_of_another_vault_says_nothing(alice: OAuthCredential) -> None:
     for _ in range(5):
         epoch.advance(now=clock.now())
@@ -328,7 +381,7 @@ def test_while_redis_is_silent_and_nothing_else_remembers_nothing_is_refreshed(
     shutil.rmtree(data_dir / "epoch")
     as_in_a_new_process()
     settings.REDIS_URL = NO_REDIS_THERE
-    with pytest.raises(StoreUnavailable, match="Redis"):
+    with pytest.raises(StoreUnavailable, match="cannot be read now"):
         refresh_one(alice)
     assert standings() == {"alice": Standing.ACTIVE}
     assert upstream.counts.token_calls == 0

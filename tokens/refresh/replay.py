@@ -4,7 +4,7 @@ import logging
 import time
 import uuid
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from tokens import clock, epoch, sealing
 from tokens.behind import WriteBehind
@@ -60,7 +60,7 @@ def _bring_home(entry: spool.Entry) -> bool:
                 "the spooled answer for credential %s of tenant %s: %s",
                 entry.credential_id, entry.tenant_id, outcome,
             )  # fmt: skip
-    except DatabaseError:
+    except (OperationalError, InterfaceError):
         connection.close()
         raise
     except Exception as error:

@@ -173,24 +173,24 @@ def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
     with transaction.atomic():
         now = clock.now()
         current = locked(claim)
-        before = settled(claim)
-        if before is not None:
-            return before
-        outcome = Outcome.SUPERSEDED if current is None else Outcome.REFRESHED
-        end_attempt(claim, outcome, said.status, answer.tries, answer.latency_ms, now)
-        if current is not None:
-            _store_pair(current, claim, answer, said, now)
-        statistics.count_refresh(tenant=tenant, outcome=outcome, latency_ms=answer.latency_ms)
-        audit.record(
-            tenant=tenant,
-            actor=claim.actor,
-            action="refresh",
-            subject=claim.credential.user_id,
-            outcome=outcome,
-            now=now,
-            **({"expires_in_bounded": True} if said.expires_in_was_bounded else {}),
-        )
-        gate.note_answer()
+        outcome = settled(claim)
+        if outcome is None:
+            outcome = Outcome.SUPERSEDED if current is None else Outcome.REFRESHED
+            end_attempt(claim, outcome, said.status, answer.tries, answer.latency_ms, now)
+            if current is not None:
+                _store_pair(current, claim, answer, said, now)
+            statistics.count_refresh(tenant=tenant, outcome=outcome, latency_ms=answer.latency_ms)
+            audit.record(
+                tenant=tenant,
+                actor=claim.actor,
+                action="refresh",
+                subject=claim.credential.user_id,
+                outcome=outcome,
+                now=now,
+                **({"expires_in_bounded": True} if said.expires_in_was_bounded else {}),
+            )
+            gate.note_answer()
+    # Also for one whose save was not acknowledged the first time: to revoke twice is harmless.
     if outcome == Outcome.SUPERSEDED and not lives_on(claim):
         _revoke_homeless(said)
     return outcome
