@@ -320,17 +320,19 @@ def _await_refresh(
     back in a moment. The refresh goes on either way.
     """
     tenant = credential.tenant
-    if not flight.is_under_way(tenant_id=tenant.pk, credential_id=credential.pk, since=now):
+    # Where the row says that another process is at it, nothing is begun here: a thousand who
+    # ask would be a thousand claims in vain.
+    if not credential.lease_in_force(now=now) and not flight.is_begun(credential.pk):
         # Said at once to everybody, and not only to those who find a place to wait.
         last_chance = credential.unanswered_presentations > 0
         gate.refuse_while_closed(now=now, last_chance=last_chance)
-    flight.begin(
-        tenant_id=tenant.pk,
-        credential_id=credential.pk,
-        generation=credential.generation,
-        cause=cause,
-        actor=actor,
-    )
+        flight.begin(
+            tenant_id=tenant.pk,
+            credential_id=credential.pk,
+            generation=credential.generation,
+            cause=cause,
+            actor=actor,
+        )
     with flight.waiting_place() as may_wait:
         landed = may_wait and flight.wait_until_landed(
             tenant_id=tenant.pk,
