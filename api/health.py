@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 # Threads that may be asking at once; a part that hangs must not gather them without end.
 _room = threading.BoundedSemaphore(12)
+# Of its own: a cache that hangs must not have the database said to be away.
+_room_for_the_store = threading.BoundedSemaphore(6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,8 @@ def examine() -> Health:
     """Ask every part. Unhealthy without database or keys, degraded without another part,
     and while answers lie in the spool, the far side is down or credentials are quarantined."""
     ends = time.monotonic() + WITHIN
-    store, cached, broker = _Check(_ask_store), _Check(_ask_cache), _Check(_ask_broker)
+    store = _Check(_ask_store, _room_for_the_store)
+    cached, broker = _Check(_ask_cache), _Check(_ask_broker)
     spooled = _Check(_ask_spool)
     found = store.answer(ends) or _Store()
     cached.answer(ends)
@@ -81,7 +84,7 @@ def examine() -> Health:
 
 def examine_store() -> Health:
     """Whether requests can be served: the database answers, and its keys open."""
-    store = _Check(_ask_store)
+    store = _Check(_ask_store, _room_for_the_store)
     found = store.answer(time.monotonic() + WITHIN) or _Store()
     checks = {"database": store.verdict, "encryption": found.encryption}
     able = all(check == OK for check in checks.values())
@@ -170,10 +173,11 @@ def _ask_broker() -> bool:
 class _Check(Generic[T]):
     """One question, asked on a thread that nobody waits for longer than agreed."""
 
-    def __init__(self, ask: Callable[[], T]) -> None:
+    def __init__(self, ask: Callable[[], T], room: threading.Semaphore = _room) -> None:
+        self._room = room
         self.verdict = "no answer"
         self._future: Future[T] = Future()
-        if _room.acquire(blocking=False):
+        if room.acquire(blocking=False):
             threading.Thread(target=self._run, args=(ask,), name="health", daemon=True).start()
         else:
             self._future.set_exception(TimeoutError("too many are waiting already"))
@@ -198,4 +202,4 @@ class _Check(Generic[T]):
             self._future.set_exception(error)
         finally:
             connection.close()
-            _room.release()
+            self._room.release()

@@ -42,11 +42,20 @@ def _database(variable: str) -> dict[str, Any] | None:
         parsed["CONN_MAX_AGE"] = 60
         parsed["OPTIONS"] = {
             "connect_timeout": 5,
+            # A database host that vanished is noticed in seconds, and not in hours.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
             "application_name": "oauthvault",
             **(parsed.get("OPTIONS") or {}),
             # Everything of ours lives in one schema, so that the database may be
             # LiteLLM's own; a rotated token that was acknowledged is on disk.
-            "options": "-c search_path=oauthvault -c synchronous_commit=on",
+            "options": (
+                "-c search_path=oauthvault -c synchronous_commit=on "
+                # A process that is stopped in the middle holds up the others so long.
+                "-c idle_in_transaction_session_timeout=30s"
+            ),
         }
         return parsed
     if engine.endswith(".sqlite3") and parsed.get("NAME"):
@@ -94,6 +103,8 @@ CACHES: dict[str, dict[str, Any]] = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL.reveal(),
         "KEY_PREFIX": "oauthvault",
+        # Seconds. A Redis that hangs is found out, and not waited for.
+        "OPTIONS": {"socket_connect_timeout": 2, "socket_timeout": 2},
     }
     if REDIS_URL is not None
     else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
+from tokens.clock import DatabaseNow
 from tokens.models import Heartbeat, OAuthCredential, Tenant
 from tokens.refresh import gate
 
@@ -21,6 +22,8 @@ Due = tuple[int, int, int]  # tenant, credential, generation
 TAKEN_FOR = 60
 # How far one look goes into the line, and how many other tenants it asks for their first.
 _PAGE, _OTHERS = 500, 200
+# Nobody is at it: without a lease, or with one that is over.
+_FREE = Q(lease_until=None) | Q(lease_until__lte=DatabaseNow())
 # The row whose lock makes two schedulers take one after the other.
 _TURN = "take"
 
@@ -61,7 +64,7 @@ def put_back(taken: Iterable[Due]) -> None:
     Whatever was claimed meanwhile keeps its mark.
     """
     OAuthCredential.objects.filter(
-        pk__in=[credential_id for _, credential_id, _ in taken], lease_id=None
+        _FREE, pk__in=[credential_id for _, credential_id, _ in taken]
     ).update(taken_until=None)
 
 
@@ -71,7 +74,7 @@ def postpone(tried: Due, *, now: float) -> None:
     """
     tenant_id, credential_id, _ = tried
     OAuthCredential.objects.filter(
-        tenant_id=tenant_id, pk=credential_id, lease_id=None, refresh_due_at__lte=int(now)
+        _FREE, tenant_id=tenant_id, pk=credential_id, refresh_due_at__lte=int(now)
     ).update(taken_until=None, refresh_due_at=int(now) + TAKEN_FOR)
 
 
@@ -79,8 +82,7 @@ def _waiting(now: float) -> QuerySet[OAuthCredential]:
     return (
         OAuthCredential.objects.due(now=now)
         .filter(Q(taken_until=None) | Q(taken_until__lte=now))
-        .filter(Q(lease_until=None) | Q(lease_until__lte=now))
-        .filter(suspended_at=None)
+        .filter(_FREE, suspended_at=None)
         # No join: the lock is for the credentials' rows alone.
         .filter(Exists(_refreshing_tenants().filter(pk=OuterRef("tenant_id"))))
     )
@@ -104,7 +106,15 @@ def _busy(now: float) -> dict[int, int]:
 
 def _line(now: float, *, room: int) -> list[tuple[int, int]]:
     """(tenant, credential): the oldest of all; where that is one long line of a few
-    tenants, as many of each of the others as can have their turn too."""
+    tenants, as many of each of the others as can have their turn too.
+
+    With an open circuit one is wanted that can well be its probe, if there is any.
+    """
+    if gate.look(now=now).found_down:
+        untried = _waiting(now).filter(unanswered_presentations=0)
+        first = list(untried.values_list("tenant_id", "pk")[:1])
+        if first:
+            return first
     line = list(_waiting(now).values_list("tenant_id", "pk")[:_PAGE])
     if len(line) < _PAGE:
         return line

@@ -103,6 +103,19 @@ def known_vault_id() -> uuid.UUID | None:
     return _vault_id
 
 
+def suspicion() -> str | None:
+    """Why this database seems to be a restored one, or None; for who only wants to know."""
+    row = deployment()
+    found, everywhere = _read_outside(row.vault_id)
+    if found is None and row.epoch > 0 and _is_filled() and row.quarantined_at is None:
+        if everywhere:
+            return "neither Redis nor the data directory given here has ever seen this vault"
+        return "what is kept outside of the database cannot be read"
+    if found is not None and row.epoch < found:
+        return f"the database is at epoch {row.epoch}, and was at {found} before"
+    return None
+
+
 def advance(*, now: float) -> None:
     """Let the epoch rise, in the database first. Part of every sweep."""
     verify(now=now)
@@ -110,21 +123,24 @@ def advance(*, now: float) -> None:
         epoch=F("epoch") + 1, token_url=settings.CLAUDE_OAUTH_TOKEN_URL
     )
     row = deployment()
-    keep_outside(row.vault_id, row.epoch, everywhere=True)
+    if row.quarantined_at is None:
+        keep_outside(row.vault_id, row.epoch, everywhere=True)
 
 
-def rise(*, least: int) -> int:
-    """Let the epoch rise as the last act of a claim's transaction: the new one. Quarantined
-    if the database is not at ``least`` any more, which rolls the claim back."""
+def rise(*, least: int) -> int | None:
+    """Let the epoch rise as the last act of a claim's transaction: the new one, or None if it
+    is not to be kept outside. Quarantined if the database is not at ``least`` any more, which
+    rolls the claim back."""
     if not Deployment.objects.filter(pk=1, epoch__gte=least).update(epoch=F("epoch") + 1):
         raise Quarantined("The database was exchanged for an older one.")
-    return Deployment.objects.values_list("epoch", flat=True).get(pk=1)
+    row = Deployment.objects.get(pk=1)
+    return row.epoch if row.quarantined_at is None else None
 
 
 def keep_outside(vault_id: uuid.UUID, epoch: int, *, everywhere: bool = False) -> None:
     """Keep the epoch outside, in Redis or else in the data directory; ``everywhere``: in both.
     After the commit, and before anything is spent."""
-    _remember(vault_id, epoch)
+    _remember(vault_id, epoch, looked=False)
     if not _write_outside(vault_id, epoch, everywhere=everywhere):
         logger.warning("the epoch cannot be written outside of the database")
 
@@ -164,6 +180,8 @@ def release(
                 )
     if not OAuthCredential.objects.filter(standing=Standing.QUARANTINED).exists():
         Deployment.objects.filter(pk=1).update(quarantined_at=None, quarantine_reason="")
+        row = deployment()
+        keep_outside(row.vault_id, row.epoch, everywhere=True)
     return released
 
 
@@ -209,12 +227,14 @@ def _known_outside(row: Deployment, *, now: float) -> int:
         found = known
     if found is None:
         found = _with_nothing_outside(row, everywhere=everywhere, now=now)
-    _remember(row.vault_id, found)
+    _remember(row.vault_id, found, looked=True)
     return max(known, found)
 
 
 def _with_nothing_outside(row: Deployment, *, everywhere: bool, now: float) -> int:
     """The epoch to go on from. Raises unless nothing ever lay outside of this database."""
+    if row.quarantined_at is not None:
+        return row.epoch  # said already, and nothing is kept outside before the release
     if row.epoch > 0 and _is_filled():
         if not everywhere:
             raise StoreUnavailable(
@@ -273,10 +293,8 @@ def _quarantine(known: int, reason: str, *, now: float) -> None:
             "until an operator runs `oauthvault release_quarantine`",
             reason, sum(counts.values()),
         )  # fmt: skip
-        row.epoch = known + 1
-    # Not before the commit: a crash in between has it found out again.
-    _remember(row.vault_id, row.epoch)
-    _write_outside(row.vault_id, row.epoch, everywhere=True)
+    # Nothing of this is kept outside before the release: the original may still be at work
+    # beside us, and must not be taken for the restored one.
     raise Quarantined(
         "The database seems to be a restored one. Nothing is refreshed until an operator "
         "runs `oauthvault release_quarantine`."
@@ -287,10 +305,10 @@ def _is_filled() -> bool:
     return OAuthCredential.objects.exclude(standing=Standing.REVOKED).exists()
 
 
-def _remember(vault_id: uuid.UUID, epoch: int) -> None:
+def _remember(vault_id: uuid.UUID, epoch: int, *, looked: bool) -> None:
     with _lock:
-        before, _ = _seen.get(vault_id, (-1, 0.0))
-        _seen[vault_id] = (max(before, epoch), time.monotonic())
+        before, when = _seen.get(vault_id, (-1, float("-inf")))
+        _seen[vault_id] = (max(before, epoch), time.monotonic() if looked else when)
 
 
 def _read_outside(vault_id: uuid.UUID) -> tuple[int | None, bool]:

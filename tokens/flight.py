@@ -118,7 +118,8 @@ def _run(tenant_id: int, credential_id: int, generation: int, cause: Cause, acto
         )
     except VaultError as refusal:
         with _lock:
-            _refusals[credential_id] = refusal
+            # Without its frames, which hold what a refusal must not.
+            _refusals[credential_id] = refusal.with_traceback(None)
     except Exception:
         logger.exception("the refresh of credential %s could not be done", credential_id)
     finally:

@@ -108,6 +108,16 @@ def record_fingerprints(
     )
 
 
+def is_held(credential: OAuthCredential, token: Secret) -> bool:
+    """Whether the ledger says that the credential holds this token now."""
+    return TokenFingerprint.objects.filter(
+        tenant_id=credential.tenant_id,
+        credential=credential,
+        digest=fingerprint(token.reveal()),
+        retired_at=None,
+    ).exists()
+
+
 def retire_fingerprints(credential: OAuthCredential, *, now: float) -> None:
     """Everything the credential held is spent."""
     TokenFingerprint.objects.filter(

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from celery import shared_task
 from celery.signals import worker_ready, worker_shutting_down
@@ -80,13 +80,17 @@ def refresh_credentials(
     a while: a backlog is worked off without a way through the broker for every few.
     """
     ends = time.monotonic() + _LONGEST_TURN
-    under_way = {_pool.submit(_refresh_one, *each, Cause(cause), actor) for each in wanted}
+    under_way: set[Future[bool]] = {
+        _pool.submit(_refresh_one, *each, Cause(cause), actor) for each in wanted
+    }
     while under_way:
         done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-        if cause == Cause.SWEEP and not _stopping.is_set() and time.monotonic() < ends:
+        # A place whose refresh met a closed door is left to the next sweep.
+        places = sum(each.result() for each in done)
+        if cause == Cause.SWEEP and places and time.monotonic() < ends:
             under_way |= {
                 _pool.submit(_refresh_one, *each, Cause(cause), actor)
-                for each in _take_next(len(done))
+                for each in _take_next(places)
             }
 
 
@@ -113,6 +117,9 @@ def _look_after_epoch(now: float) -> bool:
     except (Quarantined, StoreUnavailable) as refusal:
         logger.error("nothing is refreshed: %s", refusal.detail)
         return False
+    except DatabaseError as error:
+        logger.error("the epoch could not be looked after: %s", type(error).__name__)
+        return False
     return True
 
 
@@ -132,12 +139,13 @@ def _publish(*, now: float, most: int) -> int:
 
 def _refresh_one(
     tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str
-) -> None:
+) -> bool:
+    """Whether the place is free for another one."""
     this = (tenant_id, credential_id, generation)
     try:
         if _stopping.is_set():
             due.put_back([this])
-            return
+            return False
         outcome = refresh(
             tenant_id=tenant_id,
             credential_id=credential_id,
@@ -151,6 +159,7 @@ def _refresh_one(
         # Nobody's fault, and over for all at the same time: the sweep finds it again.
         logger.info("credential %s is not refreshed now: %s", credential_id, pause.code)
         _quietly(lambda: due.put_back([this]))
+        return False
     except VaultError as refusal:
         logger.info("credential %s is not refreshed now: %s", credential_id, refusal.code)
         _quietly(lambda: due.postpone(this, now=clock.now()))
@@ -160,6 +169,7 @@ def _refresh_one(
         _quietly(lambda: due.postpone(this, now=clock.now()))
     finally:
         connection.close()
+    return not _stopping.is_set()
 
 
 def _quietly(give_up_place: Callable[[], None]) -> None:

@@ -62,8 +62,8 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='upstream',
-            name='last_failed_credential',
-            field=models.BigIntegerField(null=True),
+            name='failed_credentials',
+            field=models.JSONField(default=list),
         ),
         migrations.AddField(
             model_name='upstream',

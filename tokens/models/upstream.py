@@ -16,9 +16,9 @@ class Upstream(models.Model):
     rate_limited_until = models.FloatField(default=0)
     circuit_open_until = models.FloatField(default=0)
     consecutive_failures = models.PositiveIntegerField(default=0)
-    # One credential that the server chokes on is not a server that is down: failures are
-    # counted when they come from another credential than the one before.
-    last_failed_credential = models.BigIntegerField(null=True)
+    # Whose refreshes failed since the last answer. One or two credentials that the server
+    # chokes on are not a server that is down: each is counted once.
+    failed_credentials = models.JSONField(default=list)
 
     def __str__(self) -> str:
         return self.token_url

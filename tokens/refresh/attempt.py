@@ -4,18 +4,28 @@ from tokens.models import OAuthCredential, Outcome, RefreshAttempt, Standing
 from tokens.refresh.claim import Claim
 
 
-def locked(claim: Claim) -> OAuthCredential | None:
+def locked(claim: Claim, *, or_older: bool = False) -> OAuthCredential | None:
     """The row, if it is still of the generation that was presented. Whoever holds the
-    lease by now does not matter: a stalled holder has the only valid pair in its hands."""
-    return (
+    lease by now does not matter: a stalled holder has the only valid pair in its hands.
+
+    ``or_older``: also a row that a restore has put back behind that generation; a pair from
+    the spool is newer than anything in it.
+    """
+    row = (
         OAuthCredential.objects.select_for_update(of=("self",))
         .filter(
             tenant_id=claim.credential.tenant_id,
             pk=claim.credential.pk,
-            generation=claim.generation,
+            generation__lte=claim.generation,
         )
         .first()
     )
+    if row is None or row.generation == claim.generation:
+        return row
+    if not or_older:
+        return None
+    row.generation = claim.generation
+    return row
 
 
 def settled(claim: Claim) -> Outcome | None:

@@ -103,9 +103,11 @@ def claim_credential(
         clock.DatabaseNow() + Value(settings.REFRESH_LEASE, output_field=FloatField()),
         FloatField(),
     )
+    # Before the lease can begin: whatever delays its commit is taken from the time in which
+    # the token may be sent, and not added to it.
+    now, claimed_monotonic = clock.now(), time.monotonic()
     try:
         with transaction.atomic():
-            now = clock.now()
             claimed = OAuthCredential.objects.filter(
                 Q(lease_until=None) | Q(lease_until__lte=free_since),
                 # No join: it would put the conditions on the row into a subquery, which is
@@ -145,7 +147,8 @@ def claim_credential(
         connection.close()
         _withdraw(credential, lease_id)
         raise
-    epoch.keep_outside(vault_id, risen)
+    if risen is not None:
+        epoch.keep_outside(vault_id, risen)
     return Claim(
         credential=credential,
         generation=credential.generation,
@@ -156,7 +159,7 @@ def claim_credential(
         cause=cause,
         actor=actor,
         claimed_at=now,
-        claimed_monotonic=time.monotonic(),
+        claimed_monotonic=claimed_monotonic,
         is_probe=is_probe,
     )
 
@@ -169,8 +172,8 @@ def _withdraw(credential: OAuthCredential, lease_id: uuid.UUID) -> None:
             withdrawn = OAuthCredential.objects.filter(
                 tenant_id=credential.tenant_id, pk=credential.pk, lease_id=lease_id
             ).update(
-                lease_id=None,
-                lease_until=None,
+                lease_id=credential.lease_id,
+                lease_until=credential.lease_until,
                 taken_until=None,
                 unanswered_presentations=F("unanswered_presentations") - 1,
                 refresh_due_at=credential.refresh_due_at,

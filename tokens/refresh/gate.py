@@ -14,7 +14,7 @@ from django.db.models import Q
 from tokens.errors import UpstreamRateLimited, UpstreamUnavailable
 from tokens.models import Upstream
 
-# Failures in a row, each of another credential than the one before, that open the circuit.
+# Failures in a row, each of another credential, that open the circuit.
 FAILURES_ALLOWED = 5
 # Seconds for which it stays open: doubled with each probe that fails, up to the longest.
 _OPEN_UNIT, _OPEN_LONGEST = 15.0, 300.0
@@ -23,6 +23,8 @@ _OPEN_UNIT, _OPEN_LONGEST = 15.0, 300.0
 _LAST_CHANCE_LATER = 60.0
 # Seconds after the end of a 429 in which the number of refreshes at once grows again.
 _SLOW_START = 20.0
+# Seconds. No 429 closes the door for longer, whoever says so.
+_LONGEST_PAUSE = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,9 @@ def enter(*, now: float, last_chance: bool) -> bool:
 
 def close_for(seconds: float, *, now: float) -> None:
     """A 429: nothing is sent for so long; never for less than was said before."""
+    seconds = min(seconds, _LONGEST_PAUSE)
+    if seconds <= 0:
+        return
     row, _ = Upstream.objects.get_or_create(token_url=settings.CLAUDE_OAUTH_TOKEN_URL)
     Upstream.objects.filter(pk=row.pk, rate_limited_until__lt=now + seconds).update(
         rate_limited_until=now + seconds
@@ -102,7 +107,7 @@ def note_answer() -> None:
     Upstream.objects.filter(
         Q(consecutive_failures__gt=0) | Q(circuit_open_until__gt=0),
         token_url=settings.CLAUDE_OAUTH_TOKEN_URL,
-    ).update(consecutive_failures=0, circuit_open_until=0, last_failed_credential=None)
+    ).update(consecutive_failures=0, circuit_open_until=0, failed_credentials=[])
 
 
 def note_failure(*, credential_id: int, was_probe: bool, now: float) -> None:
@@ -112,10 +117,10 @@ def note_failure(*, credential_id: int, was_probe: bool, now: float) -> None:
     if row.circuit_open_until > 0 and not was_probe:
         # It began before the circuit opened, and says nothing new.
         return
-    if not was_probe and row.last_failed_credential == credential_id:
+    if not was_probe and credential_id in row.failed_credentials:
         return
     row.consecutive_failures += 1
-    row.last_failed_credential = credential_id
+    row.failed_credentials = [*row.failed_credentials, credential_id][-FAILURES_ALLOWED:]
     if row.consecutive_failures >= FAILURES_ALLOWED:
         row.circuit_open_until = now + _open_for(row.consecutive_failures)
     row.save()

@@ -33,7 +33,9 @@ _ANSWERS = (
 )
 
 
-def save_refused(claim: Claim, answer: Refused, *, tries: int, latency_ms: int) -> Outcome:
+def save_refused(
+    claim: Claim, answer: Refused, *, tries: int, latency_ms: int, answered_at: float
+) -> Outcome:
     """Note what became of the claim, and what follows for the credential."""
     tenant = claim.credential.tenant
     outcome = Outcome(answer.kind.value)
@@ -59,8 +61,10 @@ def save_refused(claim: Claim, answer: Refused, *, tries: int, latency_ms: int) 
             now=now,
         )
         if answer.kind is Refusal.RATE_LIMITED:
-            gate.close_for(answer.retry_after or 0.0, now=now)
-        if answer.kind in _ANSWERS:
+            gate.close_for((answer.retry_after or 0.0) - (now - answered_at), now=now)
+        if now - answered_at > settings.REFRESH_LEASE:
+            pass  # From the spool: how the server was then says nothing of how it is now.
+        elif answer.kind in _ANSWERS:
             gate.note_answer()
         else:
             gate.note_failure(credential_id=claim.credential.pk, was_probe=claim.is_probe, now=now)
@@ -73,7 +77,8 @@ def _note_refusal(
     if current.lease_id != claim.lease_id:
         # Another one has claimed it since, and decides. All that is known here is whether
         # this one presentation was answered.
-        if not answer.spent_maybe and current.unanswered_presentations > 0:
+        definite = not answer.spent_maybe and answer.kind is not Refusal.INVALID_GRANT
+        if definite and current.unanswered_presentations > 0:
             current.unanswered_presentations -= 1
             current.save(update_fields=["unanswered_presentations"])
         return

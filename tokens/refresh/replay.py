@@ -8,8 +8,9 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 
 from tokens import clock, epoch, sealing
 from tokens.behind import WriteBehind
+from tokens.errors import StoreUnavailable
 from tokens.keyring import sealing_key
-from tokens.models import Cause, DataKey, OAuthCredential
+from tokens.models import Cause, DataKey, OAuthCredential, RefreshAttempt
 from tokens.oauth_client import Granted, Refusal, Refused
 from tokens.refresh import spool
 from tokens.refresh.claim import Claim
@@ -28,13 +29,27 @@ def replay() -> int:
 
 
 def replay_for(*, tenant_id: int, credential_id: int) -> bool:
-    """Whether an answer for this credential lay in the spool; it is saved now."""
-    its_own = [
-        entry
+    """Whether an answer for this credential lay in the spool; it is saved now.
+
+    StoreUnavailable if one lies there and cannot be saved: its refresh token is spent.
+    """
+    names = spool.names_for(epoch.vault_id(), credential_id=credential_id)
+    if not names:
+        return False
+    home = {
+        entry.name
         for entry in spool.entries(epoch.vault_id())
         if (entry.tenant_id, entry.credential_id) == (tenant_id, credential_id)
-    ]
-    return sum(_bring_home(entry) for entry in its_own) > 0
+        and _bring_home(entry)
+    }
+    # Another process may have brought one home in this moment: then it lies there no more.
+    if (names - home) & spool.names_for(epoch.vault_id(), credential_id=credential_id):
+        raise StoreUnavailable(
+            "An answer to an earlier refresh of this credential lies in the spool and cannot be "
+            "saved: nothing is presented again before it is looked at (`oauthvault doctor`).",
+            retry_after=30,
+        )
+    return True
 
 
 def keep_trying() -> None:
@@ -52,8 +67,18 @@ def _bring_home(entry: spool.Entry) -> bool:
     """Whether it was saved, now or before. One that cannot be read yet stays."""
     try:
         claim = _claim(entry)
+        if claim is None and epoch.deployment().quarantined_at is not None:
+            logger.error("a spooled answer belongs to a credential that this backup lacks")
+            return False
         if claim is None:
             logger.warning("a spooled answer belongs to a credential that is gone")
+        elif not _was_claimed(entry, claim):
+            logger.error(
+                "a spooled answer for credential %s belongs to no refresh of this vault; "
+                "it stays in the spool",
+                entry.credential_id,
+            )
+            return False
         else:
             outcome = save(claim, _answer(entry, claim))
             logger.info(
@@ -73,6 +98,20 @@ def _bring_home(entry: spool.Entry) -> bool:
         return False
     spool.remove(entry)
     return True
+
+
+def _was_claimed(entry: spool.Entry, claim: Claim) -> bool:
+    """Whether we ever asked for this: what lies in Redis may have been put there by others.
+    A restored database has forgotten its newest claims, and is quarantined."""
+    if RefreshAttempt.objects.filter(
+        tenant_id=entry.tenant_id,
+        credential_id=entry.credential_id,
+        generation=entry.generation,
+        lease_id=claim.lease_id,
+    ).exists():
+        return True
+    restored = epoch.deployment().quarantined_at is not None
+    return restored and claim.credential.generation < entry.generation
 
 
 def _claim(entry: spool.Entry) -> Claim | None:

@@ -54,7 +54,11 @@ def save_answer(claim: Claim, said: Granted | Refused, *, tries: int, latency_ms
     # A database that hangs says nothing for longer than the lease lasts.
     watch = threading.Timer(settings.SPOOL_AFTER, kept.put_down)
     watch.daemon = True
-    watch.start()
+    try:
+        watch.start()
+    except RuntimeError:
+        # No thread is to be had. The answer is here all the same, and is saved.
+        logger.warning("the save of credential %s is not watched", claim.credential.pk)
     try:
         while True:
             try:
@@ -89,7 +93,13 @@ def save(claim: Claim, answer: Answer) -> Outcome:
     """Save the answer in one transaction; the same outcome again if it was saved already."""
     if isinstance(answer.said, Granted):
         return _save_granted(claim, answer, answer.said)
-    return save_refused(claim, answer.said, tries=answer.tries, latency_ms=answer.latency_ms)
+    return save_refused(
+        claim,
+        answer.said,
+        tries=answer.tries,
+        latency_ms=answer.latency_ms,
+        answered_at=answer.answered_at,
+    )
 
 
 class _Kept:
@@ -172,7 +182,7 @@ def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
     tenant = claim.credential.tenant
     with transaction.atomic():
         now = clock.now()
-        current = locked(claim)
+        current = locked(claim, or_older=True)
         outcome = settled(claim)
         if outcome is None:
             outcome = Outcome.SUPERSEDED if current is None else Outcome.REFRESHED
@@ -192,7 +202,7 @@ def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
             gate.note_answer()
     # Also for one whose save was not acknowledged the first time: to revoke twice is harmless.
     if outcome == Outcome.SUPERSEDED and not lives_on(claim):
-        _revoke_homeless(said)
+        _revoke_homeless(claim, said)
     return outcome
 
 
@@ -260,9 +270,12 @@ def _store_pair(
         logger.error("credential %s was given a refresh token held by another", current.pk)
 
 
-def _revoke_homeless(said: Granted) -> None:
+def _revoke_homeless(claim: Claim, said: Granted) -> None:
     """The credential was revoked or replaced while we asked: the new pair is given back."""
+    token = said.refresh_token or said.access_token
+    if sealing.is_held(claim.credential, token):
+        return  # it has its home: saved by another process, in a database that was restored
     try:
-        oauth_client.revoke(said.refresh_token or said.access_token)
+        oauth_client.revoke(token)
     except VaultError:
         logger.warning("a pair without a home could not be revoked upstream")

@@ -57,6 +57,14 @@ class Entry:
         return f"{self.credential_id}-{self.lease_id}"
 
 
+_SHAPE: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("vault_id", "lease_id", "cause", "actor"), str),
+    **dict.fromkeys(("tenant_id", "credential_id", "generation", "tries", "latency_ms"), int),
+    **dict.fromkeys(("granted", "refused"), dict),
+    "answered_at": (int, float),
+}
+
+
 class SpoolUnavailable(Exception):
     """No place took the entry."""
 
@@ -80,7 +88,10 @@ def remove(entry: Entry) -> None:
     with _lock:
         _ours.pop(entry.name, None)
     # The folder is not made for the purpose: on a disk that is full it could not be.
-    (settings.OAUTHVAULT_DATA_DIR / _FOLDER / entry.name).unlink(missing_ok=True)
+    try:
+        (settings.OAUTHVAULT_DATA_DIR / _FOLDER / entry.name).unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("a spooled answer could not be removed: %s", type(error).__name__)
     if outside.has_redis():
         try:
             outside.in_redis("HDEL", _hash(entry.vault_id), entry.name)
@@ -105,12 +116,12 @@ def depth(vault_id: uuid.UUID | None) -> int:
 
     None for a vault whose id this process has not learned yet: then the files count.
     """
-    with _lock:
-        names = set(_ours)
-    names |= set(_file_names())
-    if vault_id is not None:
-        names |= set(_names_in_redis(vault_id))
-    return len(names)
+    return len(_names(vault_id))
+
+
+def names_for(vault_id: uuid.UUID, *, credential_id: int) -> set[str]:
+    """The names of the entries for one credential, readable or not."""
+    return {name for name in _names(vault_id) if name.startswith(f"{credential_id}-")}
 
 
 def has_files() -> bool:
@@ -159,6 +170,15 @@ def forget() -> None:
         _ours.clear()
 
 
+def _names(vault_id: uuid.UUID | None) -> set[str]:
+    with _lock:
+        names = set(_ours)
+    names |= set(_file_names())
+    if vault_id is not None:
+        names |= set(_names_in_redis(vault_id))
+    return names
+
+
 def _put_into_redis(entry: Entry, text: str) -> bool:
     if not outside.has_redis():
         return False
@@ -180,9 +200,11 @@ def _texts(vault_id: uuid.UUID) -> Iterator[str]:
     for name in _file_names():
         try:
             yield (settings.OAUTHVAULT_DATA_DIR / _FOLDER / name).read_text(encoding="utf-8")
-        except OSError:
+        except FileNotFoundError:
             # Brought home and destroyed by another process in this moment.
             continue
+        except (OSError, ValueError) as error:
+            logger.error("spool/%s cannot be read: %s", name, type(error).__name__)
 
 
 def _file_names() -> list[str]:
@@ -206,10 +228,13 @@ def _names_in_redis(vault_id: uuid.UUID) -> list[str]:
 
 def _parse(text: str) -> Entry | None:
     try:
-        return Entry(**json.loads(text))
-    except (ValueError, TypeError):
-        logger.error("something in the spool is no answer; it is left where it is")
-        return None
+        entry = Entry(**json.loads(text))
+        if all(isinstance(getattr(entry, name), kind) for name, kind in _SHAPE.items()):
+            return entry
+    except (ValueError, TypeError, RecursionError):
+        pass
+    logger.error("something in the spool is no answer; it is left where it is")
+    return None
 
 
 def _hash(vault_id: str) -> str:

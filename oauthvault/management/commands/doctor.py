@@ -104,6 +104,8 @@ def _scheduler() -> Finding:
 def _quarantine() -> Finding:
     state = epoch.deployment()
     if state.quarantined_at is None:
+        if why := epoch.suspicion():
+            return "quarantine", _BROKEN, f"{why}: it may be a restored one. Refreshes will tell"
         return "quarantine", _GOOD, "this database is the one that was left"
     since = datetime.fromtimestamp(state.quarantined_at, UTC)
     waiting = OAuthCredential.objects.filter(standing=Standing.QUARANTINED).count()

@@ -13,11 +13,19 @@ from tokens.management.command import VaultCommand
 _NO_ROOT_WARNING = "ignore:You're running the worker with superuser privileges:UserWarning"
 
 
+def _tasks_at_once() -> int:
+    """Celery's threads mostly wait for the refreshes of their message; there is always one
+    left for a sweep."""
+    return (
+        max(settings.OAUTHVAULT_WORKER_CONCURRENCY, settings.OAUTHVAULT_REFRESHES_AT_ONCE // 8) + 2
+    )
+
+
 def command_line() -> list[str]:
     return [
         *(sys.executable, "-P", "-W", _NO_ROOT_WARNING, "-m", "celery", "--quiet"),
         *("--app", "oauthvault.celery:app", "worker"),
-        *("--pool", "threads", "--concurrency", str(settings.OAUTHVAULT_WORKER_CONCURRENCY)),
+        *("--pool", "threads", "--concurrency", str(_tasks_at_once())),
         # Workers have nothing to tell each other: the database decides who does what.
         *("--without-gossip", "--without-mingle", "--without-heartbeat"),
         *("--loglevel", settings.LOG_LEVEL),
@@ -26,7 +34,7 @@ def command_line() -> list[str]:
 
 class Command(VaultCommand):
     help = (
-        "Run the Celery worker with OAUTHVAULT_WORKER_CONCURRENCY threads, and nothing else: for a "
+        "Run the Celery worker that does OAUTHVAULT_WORKER_CONCURRENCY refreshes at once, and nothing else: for a "
         "container of its own. SIGTERM ends it when the refreshes under way are saved. On one "
         "machine, `oauthvault up` runs everything."
     )
