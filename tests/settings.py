@@ -9,6 +9,9 @@ from urllib.parse import urlsplit, urlunsplit
 if "OAUTHVAULT_DATA_DIR" not in os.environ:
     os.environ["OAUTHVAULT_DATA_DIR"] = tempfile.mkdtemp(prefix="oauthvault-tests-")
     atexit.register(shutil.rmtree, os.environ["OAUTHVAULT_DATA_DIR"], ignore_errors=True)
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Each process of pytest-xdist has files of its own too: a spool, an epoch, a broker.
+    os.environ["OAUTHVAULT_DATA_DIR"] = os.path.join(os.environ["OAUTHVAULT_DATA_DIR"], worker)
 if "REDIS_URL" in os.environ and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
     # Each process of pytest-xdist has a database of its own, as in PostgreSQL.
     numbered = urlsplit(os.environ["REDIS_URL"])._replace(path=f"/{int(worker[2:]) + 1}")
