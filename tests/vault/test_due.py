@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery.signals import before_task_publish
+from django.conf import settings as django_settings
 from django.db.models import Min
 from pytest_django import Settings
 
@@ -347,3 +349,28 @@ def test_a_short_lived_token_is_left_alone_for_half_of_its_life() -> None:
     for lifetime in (2, 60, 300, 599):
         at = due_time(expires_at=int(now) + lifetime, threshold=300, now=now, lifetime=lifetime)
         assert now + lifetime / 2 - 1 <= at < now + lifetime
+
+
+def test_with_an_open_circuit_the_probe_is_one_that_was_never_sent_in_vain(
+    acme: Tenant, fill: Fill, now: float
+) -> None:
+    """The next presentation of the others is their last."""
+    line = fill(acme, 10)
+    OAuthCredential.objects.filter(pk__in=[each.pk for each in line[:9]]).update(
+        unanswered_presentations=1, lease_id=uuid.uuid4(), lease_until=now - 100
+    )
+    Upstream.objects.create(
+        token_url=django_settings.CLAUDE_OAUTH_TOKEN_URL, circuit_open_until=now - 1
+    )
+    assert [pk for _, pk, _ in due.take(now=now, most=10)] == [line[9].pk]
+
+
+def test_a_place_is_given_back_by_one_whose_lease_is_over(
+    acme: Tenant, fill: Fill, now: float
+) -> None:
+    (one,) = fill(acme, 1)
+    OAuthCredential.objects.update(lease_id=uuid.uuid4(), lease_until=now - 100)
+    taken = due.take(now=now, most=1)
+    assert [pk for _, pk, _ in taken] == [one.pk]
+    due.put_back(taken)
+    assert due.take(now=now, most=1) == taken

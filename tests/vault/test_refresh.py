@@ -694,3 +694,32 @@ def test_a_late_pair_of_a_login_that_is_in_use_is_not_revoked_upstream(
     assert save_answer(stalled, said, tries=tries, latency_ms=1) == Outcome.SUPERSEDED
     assert upstream.counts.revoke_calls == 0
     assert refresh_one(reread(alice)) == Outcome.REFRESHED
+
+
+def test_what_delays_the_claim_is_taken_from_the_time_to_send(
+    alice: OAuthCredential, upstream: Simulator, settings: Settings
+) -> None:
+    """A commit that takes long must not let a token be sent after its lease."""
+    settings.REFRESH_DEADLINE, settings.REFRESH_LEASE = 0.2, 0.3
+
+    def slow(execute, sql, params, many, context):  # type: ignore[no-untyped-def]
+        if sql.startswith("UPDATE") and "tokens_deployment" in sql:
+            time.sleep(0.4)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(slow):
+        stalled = claim_of(alice)
+    assert refresh_one(alice) == Outcome.REFRESHED, "its lease was over when it was committed"
+    said, _ = present(stalled)
+    assert isinstance(said, Refused)
+    assert (upstream.counts.token_calls, upstream.counts.reuse) == (1, 0)
+
+
+def test_an_answer_is_saved_where_no_thread_can_be_started(
+    alice: OAuthCredential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(timer: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", no_thread)
+    assert refresh_one(alice) == Outcome.REFRESHED

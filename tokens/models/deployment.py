@@ -9,9 +9,9 @@ from django.db import models
 class Deployment(models.Model):
     """The one row about this vault (primary key 1).
 
-    ``epoch`` rises with every sweep, and is kept outside of the database too: a database
-    that knows a lower one than the outside does is a restored one, whose refresh tokens
-    may be spent (`tokens.epoch`). Times are Unix seconds.
+    ``epoch`` rises with every claim and every sweep, and is kept outside of the database
+    too: a database that knows a lower one than the outside does is a restored one, whose
+    refresh tokens may be spent (`tokens.epoch`). Times are Unix seconds.
     """
 
     vault_id = models.UUIDField(default=uuid.uuid4, editable=False)

@@ -53,7 +53,7 @@ def replay_for(*, tenant_id: int, credential_id: int) -> bool:
 
 
 def keep_trying() -> None:
-    """Have this process go on by itself until its spool is empty."""
+    """Have this process go on by itself, every few seconds from now on."""
     _keeper.wake()
 
 

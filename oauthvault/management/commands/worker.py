@@ -35,8 +35,8 @@ def command_line() -> list[str]:
 class Command(VaultCommand):
     help = (
         "Run the Celery worker, with OAUTHVAULT_WORKER_CONCURRENCY refreshes at once, and nothing "
-        "else: for a container of its own. SIGTERM ends it when the refreshes under way are saved. On one "
-        "machine, `oauthvault up` runs everything."
+        "else: for a container of its own. SIGTERM ends it when the refreshes under way are saved. "
+        "On one machine, `oauthvault up` runs everything."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
