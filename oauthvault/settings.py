@@ -200,7 +200,7 @@ OAUTHVAULT_WEB_WORKERS = env.integer(
     "OAUTHVAULT_WEB_WORKERS", 2 if ON_POSTGRESQL else 1, least=1, most=64
 )
 OAUTHVAULT_WEB_THREADS = env.integer(
-    "OAUTHVAULT_WEB_THREADS", 4 if ON_POSTGRESQL else 2, least=2, most=64
+    "OAUTHVAULT_WEB_THREADS", 8 if ON_POSTGRESQL else 2, least=2, most=64
 )
 # Refreshes that one worker process does at the same time. They wait for the far side nearly
 # all of their time; SQLite has one writer.

@@ -7,7 +7,9 @@ _FIRST_WARNING = 7 * 86_400
 
 
 def announce(apps, schema_editor):
-    credentials = apps.get_model("tokens", "OAuthCredential").objects.filter(standing="active")
+    # By the role that migrates: the one that serves has no right to the table yet.
+    everything = apps.get_model("tokens", "OAuthCredential").objects
+    credentials = everything.using(schema_editor.connection.alias).filter(standing="active")
     credentials.filter(refresh_token_encrypted__isnull=False, login_expires_at__isnull=False).update(
         announce_at=F("login_expires_at") - _FIRST_WARNING
     )
