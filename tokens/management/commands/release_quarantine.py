@@ -20,10 +20,10 @@ from tokens.models import OAuthCredential, Standing
 
 class Command(VaultCommand):
     help = (
-        "Let credentials be used and refreshed again after the vault has found its database to be "
-        "a restored one. Before you do: make sure that nothing else still runs on the original "
-        "database, because presenting a refresh token that was spent there ends its login; and "
-        "revoke again whom you revoked since the backup was made. A login that was refreshed since "
+        "Release the quarantine of a restored database. Its credentials are used and refreshed "
+        "again. Before you do: make sure that nothing else still runs on the original database, "
+        "because presenting a refresh token that was spent there ends its login; and revoke again "
+        "whom you revoked since the backup was made. A login that was refreshed since "
         "the backup is lost, and will ask for a new one."
     )
 
