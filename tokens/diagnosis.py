@@ -12,6 +12,11 @@ NEW_LOGIN = (
     "`oauthvault import_credentials ~/.claude/.credentials.json --tenant {tenant} --user {user}`"
 )
 
+RESTORED = (
+    "The database seems to be a restored one. Nothing is refreshed until an operator runs "
+    "`oauthvault release_quarantine`."
+)
+
 _WHY = {
     Problem.ROTATED_ELSEWHERE: (
         "The authorization server no longer accepts this login's refresh token: another holder "
@@ -52,10 +57,7 @@ def describe_obstacle(credential: OAuthCredential, *, now: float) -> str | None:
     if status == Status.REVOKED:
         return f"The credential was revoked. {NEW_LOGIN.format(**where)}"
     if status == Status.QUARANTINED:
-        return (
-            "The database seems to be a restored one. Nothing is refreshed until an operator "
-            "runs `oauthvault release_quarantine`."
-        )
+        return RESTORED
     if status == Status.SUSPENDED:
         return (
             "An operator has suspended this credential: "

@@ -40,11 +40,13 @@ def take(*, now: float, most: int) -> list[Due]:
     with transaction.atomic():
         Heartbeat.objects.select_for_update().get(part=_TURN)
         busy = _busy(now)
-        at_once = settings.OAUTHVAULT_REFRESHES_AT_ONCE
-        room = min(most, gate.allowance(now=now, at_once=at_once) - sum(busy.values()))
+        door = gate.look(now=now)
+        at_once = door.allowance(at_once=settings.OAUTHVAULT_REFRESHES_AT_ONCE)
+        room = min(most, at_once - sum(busy.values()))
         if room <= 0:
             return []
-        chosen = _in_turns(_line(now, room=room), busy=busy, room=room)
+        line = _line(now, room=room, probing=door.found_down)
+        chosen = _in_turns(line, busy=busy, room=room)
         taken = list(
             _waiting(now)
             .filter(pk__in=[credential_id for _, credential_id in chosen])
@@ -104,13 +106,13 @@ def _busy(now: float) -> dict[int, int]:
     )
 
 
-def _line(now: float, *, room: int) -> list[tuple[int, int]]:
+def _line(now: float, *, room: int, probing: bool) -> list[tuple[int, int]]:
     """(tenant, credential): the oldest of all; where that is one long line of a few
     tenants, as many of each of the others as can have their turn too.
 
-    With an open circuit one is wanted that can well be its probe, if there is any.
+    ``probing``: one is wanted that can well be the circuit's probe, if there is any.
     """
-    if gate.look(now=now).found_down:
+    if probing:
         untried = _waiting(now).filter(unanswered_presentations=0)
         first = list(untried.values_list("tenant_id", "pk")[:1])
         if first:

@@ -25,6 +25,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F
 
 from tokens import audit, outside
+from tokens.diagnosis import RESTORED
 from tokens.errors import Quarantined, StoreUnavailable
 from tokens.models import (
     Deployment,
@@ -82,11 +83,7 @@ def verify(*, now: float) -> int:
     _vault_id = row.vault_id
     known = _known_outside(row, now=now)
     if row.epoch < known:
-        _quarantine(
-            known,
-            f"the database is at epoch {row.epoch}, and was at {known} before",
-            now=now,
-        )
+        _quarantine(known, _behind(row, known), now=now)
     return known
 
 
@@ -107,12 +104,12 @@ def suspicion() -> str | None:
     """Why this database seems to be a restored one, or None; for who only wants to know."""
     row = deployment()
     found, everywhere = _read_outside(row.vault_id)
-    if found is None and row.epoch > 0 and _is_filled() and row.quarantined_at is None:
+    if found is None and row.quarantined_at is None and _has_left_a_trace(row):
         if everywhere:
             return "neither Redis nor the data directory given here has ever seen this vault"
         return "what is kept outside of the database cannot be read"
     if found is not None and row.epoch < found:
-        return f"the database is at epoch {row.epoch}, and was at {found} before"
+        return _behind(row, found)
     return None
 
 
@@ -235,7 +232,7 @@ def _with_nothing_outside(row: Deployment, *, everywhere: bool, now: float) -> i
     """The epoch to go on from. Raises unless nothing ever lay outside of this database."""
     if row.quarantined_at is not None:
         return row.epoch  # said already, and nothing is kept outside before the release
-    if row.epoch > 0 and _is_filled():
+    if _has_left_a_trace(row):
         if not everywhere:
             raise StoreUnavailable(
                 "What is kept outside of the database cannot be read now, and without it a "
@@ -295,14 +292,16 @@ def _quarantine(known: int, reason: str, *, now: float) -> None:
         )  # fmt: skip
     # Nothing of this is kept outside before the release: the original may still be at work
     # beside us, and must not be taken for the restored one.
-    raise Quarantined(
-        "The database seems to be a restored one. Nothing is refreshed until an operator "
-        "runs `oauthvault release_quarantine`."
-    )
+    raise Quarantined(RESTORED)
 
 
-def _is_filled() -> bool:
-    return OAuthCredential.objects.exclude(standing=Standing.REVOKED).exists()
+def _behind(row: Deployment, known: int) -> str:
+    return f"the database is at epoch {row.epoch}, and was at {known} before"
+
+
+def _has_left_a_trace(row: Deployment) -> bool:
+    """Whether the outside must know this database: its epoch has risen, and it is filled."""
+    return row.epoch > 0 and OAuthCredential.objects.exclude(standing=Standing.REVOKED).exists()
 
 
 def _remember(vault_id: uuid.UUID, epoch: int, *, looked: bool) -> None:

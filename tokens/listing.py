@@ -34,16 +34,21 @@ def list_credentials(
 
 def status_in_sql(*, now: float) -> Case:
     """`OAuthCredential.status`, for the database to filter and count by."""
-    wanted_ahead = Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True)
-    renewable = Q(refresh_token_encrypted__isnull=False) & wanted_ahead
-    if not settings.CLAUDE_OAUTH_AUTO_REFRESH:
-        renewable = Q(pk__in=())
     return Case(
         When(~Q(standing=Standing.ACTIVE), then=F("standing")),
         When(suspended_at__isnull=False, then=Value(Status.SUSPENDED.value)),
         When(lease_until__gt=now, then=Value(Status.REFRESHING.value)),
         When(unanswered_presentations__gt=0, then=Value(Status.OUTCOME_UNKNOWN.value)),
-        When(Q(expires_at__lte=int(now)) & ~renewable, then=Value(Status.EXPIRED.value)),
+        When(Q(expires_at__lte=int(now)) & ~renewable(), then=Value(Status.EXPIRED.value)),
         default=Value(Status.ACTIVE.value),
         output_field=CharField(),
+    )
+
+
+def renewable() -> Q:
+    """Whether the vault renews it by itself: `has_refresh_token` and `refreshes_ahead`."""
+    if not settings.CLAUDE_OAUTH_AUTO_REFRESH:
+        return Q(pk__isnull=True)
+    return Q(refresh_token_encrypted__isnull=False) & (
+        Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True)
     )

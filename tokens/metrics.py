@@ -24,7 +24,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from tokens import clock, endings, epoch, handouts
-from tokens.listing import status_in_sql
+from tokens.listing import renewable, status_in_sql
 from tokens.models import (
     HandOutTally,
     Heartbeat,
@@ -244,16 +244,13 @@ def _in_need(now: float) -> Iterator[Metric]:
 def _overdue(now: float) -> Q:
     """Whose refresh should have happened: a due time that two sweeps have passed by, or a
     token that ended although it could have been renewed."""
-    if not settings.CLAUDE_OAUTH_AUTO_REFRESH:
-        return Q(pk__in=())
     late = Q(refresh_due_at__lte=int(now - 2 * settings.SWEEP_INTERVAL)) | Q(
         expires_at__lte=int(now)
     )
     return (
         late
         & Q(standing=Standing.ACTIVE, suspended_at=None, tenant__suspended_at=None)
-        & Q(refresh_token_encrypted__isnull=False)
-        & (Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True))
+        & renewable()
     )
 
 

@@ -67,7 +67,7 @@ def sweep() -> int:
     _step("endings", lambda: endings.announce_due(now=now))
     if not safe or not settings.CLAUDE_OAUTH_AUTO_REFRESH:
         return 0
-    return _publish(now=now, most=settings.OAUTHVAULT_REFRESHES_AT_ONCE)
+    return _publish(now=now)
 
 
 @shared_task(name="tokens.refresh_credentials")
@@ -123,8 +123,8 @@ def _look_after_epoch(now: float) -> bool:
     return True
 
 
-def _publish(*, now: float, most: int) -> int:
-    taken = due.take(now=now, most=most)
+def _publish(*, now: float) -> int:
+    taken = due.take(now=now, most=settings.OAUTHVAULT_REFRESHES_AT_ONCE)
     for start in range(0, len(taken), _CHUNK):
         chunk = taken[start : start + _CHUNK]
         try:

@@ -15,6 +15,7 @@ from bench.reliability import vault_process
 
 vault_process.load()
 
+# What follows needs Django, and can be imported only when it is loaded: hence each E402.
 from django.conf import settings  # noqa: E402
 
 from bench.reliability.cases import CASES, KILLED, SHORT_DEADLINE, Case, Expected  # noqa: E402

@@ -21,6 +21,7 @@ from bench.reliability import figures, vault_process
 
 vault_process.load()
 
+# What follows needs Django, and can be imported only when it is loaded: hence each E402.
 from django.conf import settings  # noqa: E402
 
 from bench.reliability.far_side import Moment, moments_of, timed_simulator  # noqa: E402

@@ -12,6 +12,7 @@ from tokens import endings, statistics, vault
 from tokens.admin import dashboard, facts
 from tokens.endings import DAY
 from tokens.errors import VaultError
+from tokens.listing import status_in_sql
 from tokens.models import Deployment, OAuthCredential, Standing, Tenant, Upstream
 from tokens.tenants import suspend_tenant
 
@@ -20,9 +21,7 @@ def test_the_database_and_the_model_agree_on_every_status(cast: Cast) -> None:
     """For the whole cast, in SQL and in Python."""
     now = time.time()
     in_sql = dict(
-        OAuthCredential.objects.annotate(told=facts.status_in_sql(now=now)).values_list(
-            "user_id", "told"
-        )
+        OAuthCredential.objects.annotate(told=status_in_sql(now=now)).values_list("user_id", "told")
     )
     for credential in OAuthCredential.objects.select_related("tenant"):
         assert in_sql[credential.user_id] == credential.status(now=now), credential.user_id

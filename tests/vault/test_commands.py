@@ -172,7 +172,10 @@ def test_a_terminal_that_was_told_of_another_server_shows_it_no_refresh_token(
     acme: Tenant, upstream: Simulator, store: Store
 ) -> None:
     store(acme, "alice", upstream.new_login("alice"))
-    Deployment.objects.create(pk=1, token_url="https://elsewhere.example.org/token")
+    # There may be one: a thread of a test before made it, in a transaction of its own.
+    Deployment.objects.update_or_create(
+        pk=1, defaults={"token_url": "https://elsewhere.example.org/token"}
+    )
     printed = run("refresh", "--tenant", "acme", "--user", "alice", refused=True)
     assert "elsewhere.example.org" in printed
     assert "CLAUDE_OAUTH_TOKEN_URL" in printed

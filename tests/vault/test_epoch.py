@@ -14,6 +14,7 @@ from pytest_django import Settings
 from tests.conftest import Store
 from tests.processes import oauthvault
 from tests.simulator import Simulator
+from tests.vault.conftest import NO_REDIS_THERE, Reread
 from tests.vault.test_refresh import claim_of, end_lease, in_threads, refresh_one
 from tokens import clock, epoch, outside, sealing, vault
 from tokens.errors import Quarantined, StoreUnavailable
@@ -29,20 +30,9 @@ from tokens.models import (
 )
 from tokens.refresh.ask import present
 from tokens.refresh.save import save_answer
-from tokens.secret import Secret
 from tokens.tasks import sweep
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-Reread = Callable[[OAuthCredential], OAuthCredential]
-NO_REDIS_THERE = Secret("redis://127.0.0.1:1/0")
-
-
-@pytest.fixture(autouse=True)
-def data_dir(settings: Settings, tmp_path: Path) -> Path:
-    """A data directory that no other process of this test run looks into."""
-    settings.OAUTHVAULT_DATA_DIR = tmp_path
-    return tmp_path
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("data_dir")]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pytest_django import Settings
 
 from tests.conftest import Store
 from tests.simulator import Simulator
+from tests.vault.conftest import Reread
 from tokens import clock, sealing, vault
 from tokens.errors import (
     NoRefreshToken,
@@ -47,8 +48,6 @@ from tokens.tasks import sweep
 from tokens.tenants import suspend_tenant
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-Reread = Callable[[OAuthCredential], OAuthCredential]
 
 
 def refresh_one(

@@ -3,7 +3,6 @@ when somebody else has put it there."""
 
 import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from pytest_django import Settings
 
 from tests.conftest import Store
 from tests.simulator import Simulator
+from tests.vault.conftest import Reread
 from tests.vault.test_epoch import as_in_a_new_process
 from tests.vault.test_refresh import refresh_one
 from tests.vault.test_save_failures import Trouble, every, spooled_for
@@ -30,14 +30,10 @@ from tokens.tasks import sweep
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-Reread = Callable[[OAuthCredential], OAuthCredential]
-
 
 @pytest.fixture(autouse=True)
-def data_dir(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    settings.OAUTHVAULT_DATA_DIR = tmp_path
+def _impatient(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokens.refresh.save.PATIENCE", 0.01)
-    return tmp_path
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tokens.admin import facts
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.timeline import busy_minutes, timeline_of
 from tokens.admin.times import distance, exact, moment
+from tokens.listing import status_in_sql
 from tokens.models import AuditEvent, Cause, OAuthCredential, Standing, Status
 from tokens.tasks import refresh_credentials
 
@@ -41,7 +42,7 @@ class StatusFilter(DropdownFilter):
         if wanted == "cannot_work":
             return queryset.filter(facts.cannot_work(now=now))
         if wanted in Status.values:
-            return queryset.alias(told=facts.status_in_sql(now=now)).filter(told=wanted)
+            return queryset.alias(told=status_in_sql(now=now)).filter(told=wanted)
         return queryset
 
 

@@ -14,6 +14,7 @@ from django.utils.translation import ngettext
 from tokens import clock, epoch, statistics
 from tokens.admin import facts
 from tokens.admin.times import distance, exact, moment, span
+from tokens.listing import status_in_sql
 from tokens.models import Heartbeat, OAuthCredential, Standing
 from tokens.refresh import gate, spool
 
@@ -167,7 +168,7 @@ def _expiry(credential: OAuthCredential, now: float) -> dict[str, Any]:
 def _by_status(now: float) -> list[dict[str, Any]]:
     counts = dict(
         OAuthCredential.objects.order_by()
-        .annotate(told=facts.status_in_sql(now=now))
+        .annotate(told=status_in_sql(now=now))
         .values_list("told")
         .annotate(count=Count("pk"))
     )

@@ -8,11 +8,9 @@ against each other.
 import re
 from dataclasses import dataclass
 
-from django.conf import settings
 from django.db.models import (
     BooleanField,
     Case,
-    CharField,
     ExpressionWrapper,
     F,
     IntegerField,
@@ -28,6 +26,7 @@ from django.utils.translation import gettext_lazy as _
 
 from tokens import endings
 from tokens.diagnosis import describe_end, describe_obstacle
+from tokens.listing import renewable
 from tokens.models import OAuthCredential, Problem, Standing, Status
 
 _SEALED = ("access_token_encrypted", "refresh_token_encrypted")
@@ -115,24 +114,6 @@ def since(credential: OAuthCredential, *, now: float) -> float | None:
     return credential.expires_at if credential.expires_at <= now else None
 
 
-def status_in_sql(*, now: float) -> Case:
-    """`OAuthCredential.status` for every row at once."""
-    gone = Q(expires_at__lte=int(now)) & ~_renewable()
-    return Case(
-        *(
-            When(standing=standing, then=Value(standing.value))
-            for standing in Standing
-            if standing != Standing.ACTIVE
-        ),
-        When(suspended_at__isnull=False, then=Value(Status.SUSPENDED.value)),
-        When(lease_until__gt=now, then=Value(Status.REFRESHING.value)),
-        When(unanswered_presentations__gt=0, then=Value(Status.OUTCOME_UNKNOWN.value)),
-        When(gone, then=Value(Status.EXPIRED.value)),
-        default=Value(Status.ACTIVE.value),
-        output_field=CharField(),
-    )
-
-
 def cannot_work(*, now: float) -> Q:
     """Whose next request would be refused at ``now``, revoked ones aside: those are meant.
 
@@ -143,7 +124,7 @@ def cannot_work(*, now: float) -> Q:
     unsettled = Q(unanswered_presentations__gt=0) & (Q(lease_until=None) | Q(lease_until__lte=now))
     ended = Q(expires_at__lte=int(now)) & (
         Q(standing=Standing.REAUTHORIZATION_REQUIRED)
-        | ~_renewable()
+        | ~renewable()
         | ~Q(problem=Problem.NONE)
         | unsettled
     )
@@ -159,11 +140,10 @@ def will_stop(*, now: float) -> Q:
     at = int(now)
     soon = at + endings.WARNING_DAYS[0] * endings.DAY
     unrenewed = Q(expires_at__gt=at, expires_at__lte=soon) & (
-        Q(standing=Standing.REAUTHORIZATION_REQUIRED)
-        | (Q(standing=Standing.ACTIVE) & ~_renewable())
+        Q(standing=Standing.REAUTHORIZATION_REQUIRED) | (Q(standing=Standing.ACTIVE) & ~renewable())
     )
     login_ends = (
-        Q(standing=Standing.ACTIVE) & _renewable() & endings.end_between(after=None, until=soon)
+        Q(standing=Standing.ACTIVE) & renewable() & endings.end_between(after=None, until=soon)
     )
     working = Q(suspended_at=None, tenant__suspended_at__isnull=True)
     return working & (unrenewed | login_ends) & ~cannot_work(now=now)
@@ -172,7 +152,7 @@ def will_stop(*, now: float) -> Q:
 def stops_at() -> Case:
     """When whoever `will_stop` does stop, to sort by: `until` for every row at once."""
     return Case(
-        When(Q(standing=Standing.ACTIVE) & _renewable(), then=F("login_expires_at")),
+        When(Q(standing=Standing.ACTIVE) & renewable(), then=F("login_expires_at")),
         default=F("expires_at"),
     )
 
@@ -212,13 +192,4 @@ def with_commands(text: str) -> SafeString:
             (format_html("<code>{}</code>", part) if place % 2 else part,)
             for place, part in enumerate(parts)
         ),
-    )
-
-
-def _renewable() -> Q:
-    """Whether the vault renews it by itself: `has_refresh_token` and `refreshes_ahead`."""
-    if not settings.CLAUDE_OAUTH_AUTO_REFRESH:
-        return Q(pk__isnull=True)
-    return Q(refresh_token_encrypted__isnull=False) & (
-        Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True)
     )

@@ -5,6 +5,7 @@ found the server down open the circuit: nothing is sent for a while, and then on
 the probe, tries for all of them. What counts as down says nothing about a credential.
 """
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -34,31 +35,32 @@ class Door:
 
     closed_until: float = 0.0
     found_down: bool = False
+    # Seconds since the last 429 ended.
+    calm_for: float = math.inf
+
+    def allowance(self, *, at_once: int) -> int:
+        """How many refreshes the sweep may have under way at this moment, of ``at_once``."""
+        if self.closed_until:
+            return 0
+        if self.found_down:
+            return 1
+        if self.calm_for < _SLOW_START:
+            # All at once would earn the next 429.
+            return max(1, int(at_once * self.calm_for / _SLOW_START))
+        return at_once
 
 
 def look(*, now: float) -> Door:
-    """How the door is, for those who only want to know."""
+    """How the door is, for those who do not go through it."""
     row = _row()
     if row is None:
         return Door()
     until = max(row.rate_limited_until, row.circuit_open_until)
-    return Door(closed_until=until if until > now else 0.0, found_down=row.circuit_open_until > 0)
-
-
-def allowance(*, now: float, at_once: int) -> int:
-    """How many refreshes the sweep may have under way at this moment, of ``at_once``."""
-    row = _row()
-    if row is None:
-        return at_once
-    if max(row.rate_limited_until, row.circuit_open_until) > now:
-        return 0
-    if row.circuit_open_until > 0:
-        return 1
-    since = now - row.rate_limited_until
-    if since < _SLOW_START:
-        # All at once would earn the next 429.
-        return max(1, int(at_once * since / _SLOW_START))
-    return at_once
+    return Door(
+        closed_until=until if until > now else 0.0,
+        found_down=row.circuit_open_until > 0,
+        calm_for=now - row.rate_limited_until,
+    )
 
 
 def refuse_while_closed(*, now: float, last_chance: bool) -> None:

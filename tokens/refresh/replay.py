@@ -19,6 +19,8 @@ from tokens.secret import AccessToken, RefreshToken
 
 logger = logging.getLogger(__name__)
 
+Pair = tuple[AccessToken, RefreshToken]
+
 
 def replay() -> int:
     """Save everything that lies in the spool, and destroy it there; how many came home.
@@ -66,7 +68,8 @@ def pick_up() -> None:
 def _bring_home(entry: spool.Entry) -> bool:
     """Whether it was saved, now or before. One that cannot be read yet stays."""
     try:
-        claim = _claim(entry)
+        pair = _opened(entry) if entry.granted else None
+        claim = _claim(entry, pair)
         if claim is None and epoch.deployment().quarantined_at is not None:
             logger.error("a spooled answer belongs to a credential that this backup lacks")
             return False
@@ -80,7 +83,7 @@ def _bring_home(entry: spool.Entry) -> bool:
             )
             return False
         else:
-            outcome = save(claim, _answer(entry, claim))
+            outcome = save(claim, _answer(entry, pair))
             logger.info(
                 "the spooled answer for credential %s of tenant %s: %s",
                 entry.credential_id, entry.tenant_id, outcome,
@@ -114,7 +117,7 @@ def _was_claimed(entry: spool.Entry, claim: Claim) -> bool:
     return restored and claim.credential.generation < entry.generation
 
 
-def _claim(entry: spool.Entry) -> Claim | None:
+def _claim(entry: spool.Entry, pair: Pair | None) -> Claim | None:
     """The claim that this is the answer to, as it was; None if its credential is gone."""
     credential = (
         OAuthCredential.objects.filter(tenant_id=entry.tenant_id, pk=entry.credential_id)
@@ -123,11 +126,11 @@ def _claim(entry: spool.Entry) -> Claim | None:
     )
     if credential is None:
         return None
-    _, refresh_token = _opened(entry) if entry.granted else (None, RefreshToken("-"))
     return Claim(
         credential=credential,
         generation=entry.generation,
-        refresh_token=refresh_token,
+        # A spooled pair is whole: where the server kept the old refresh token, it is in it.
+        refresh_token=pair[1] if pair is not None else RefreshToken("-"),
         seals_with=sealing_key(credential.tenant),
         lease_id=uuid.UUID(entry.lease_id),
         vault_id=uuid.UUID(entry.vault_id),
@@ -138,10 +141,10 @@ def _claim(entry: spool.Entry) -> Claim | None:
     )
 
 
-def _answer(entry: spool.Entry, claim: Claim) -> Answer:
+def _answer(entry: spool.Entry, pair: Pair | None) -> Answer:
     said: Granted | Refused
-    if entry.granted:
-        access_token, refresh_token = _opened(entry)
+    if pair is not None:
+        access_token, refresh_token = pair
         said = Granted(
             access_token=access_token,
             refresh_token=refresh_token,
@@ -165,7 +168,7 @@ def _answer(entry: spool.Entry, claim: Claim) -> Answer:
     )
 
 
-def _opened(entry: spool.Entry) -> tuple[AccessToken, RefreshToken]:
+def _opened(entry: spool.Entry) -> Pair:
     return sealing.open_pair(
         sealing.SealedPair(
             data_key=DataKey.objects.get(pk=entry.granted["data_key"]),
