@@ -57,20 +57,22 @@ lock: .venv/.dev
 # --- Environments -------------------------------------------------------------------------
 # A stamp is written when all of its step is done, and never before: an interrupted
 # install is taken up again, a changed lock file is installed, and else nothing happens.
+# --no-deps: a lock file names everything. Left to resolve, pip stumbles over the extras of
+# a locked package (`pydantic[email]`) as soon as a newer release of it is out.
 
 .venv: .venv/.dev
 
 .venv/.runtime: .venv/.made requirements/runtime.lock pyproject.toml
 	@rm -f $@
 	@echo 'Installing the locked packages into .venv (a minute or two, the first time)'
-	@.venv/bin/python $(PIP) install --require-hashes -r requirements/runtime.lock || $(OFFLINE)
+	@.venv/bin/python $(PIP) install --no-deps --require-hashes -r requirements/runtime.lock || $(OFFLINE)
 	@.venv/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/.dev: .venv/.made requirements/runtime.lock requirements/dev.lock pyproject.toml
 	@rm -f $@
 	@echo 'Installing the locked packages for developers into .venv (some minutes, the first time)'
-	@.venv/bin/python $(PIP) install --require-hashes -r requirements/dev.lock || $(OFFLINE)
+	@.venv/bin/python $(PIP) install --no-deps --require-hashes -r requirements/dev.lock || $(OFFLINE)
 	@.venv/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	@touch .venv/.runtime $@
 
@@ -80,7 +82,7 @@ lock: .venv/.dev
 		integrations/litellm/pyproject.toml
 	@rm -f $@
 	@echo 'Installing LiteLLM and the hook into .venv-litellm (some minutes, the first time)'
-	@.venv-litellm/bin/python $(PIP) install --require-hashes -r integrations/litellm/requirements.lock || $(OFFLINE)
+	@.venv-litellm/bin/python $(PIP) install --no-deps --require-hashes -r integrations/litellm/requirements.lock || $(OFFLINE)
 	@.venv-litellm/bin/python $(PIP) install --no-deps --no-build-isolation -e integrations/litellm
 	@touch $@
 
