@@ -2,7 +2,7 @@
 # Python 3.11 or newer, and a package index that pip can reach. Nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench reliability lint lock clean .venv .venv-litellm
+.PHONY: help run test isolation bench reliability lint lock clean .venv .venv-litellm
 SHELL := /bin/sh
 # What pip says about a network that is not there does not name it.
 OFFLINE := { echo 'The packages could not be installed: can pip reach a package index from here?' >&2; exit 1; }
@@ -12,6 +12,7 @@ help:
 	@echo 'make run             everything from nothing to a running vault on http://127.0.0.1:8000'
 	@echo 'make test            the test suite on SQLite, then on PostgreSQL and Redis;'
 	@echo '                     make test ARGS="--only sqlite -k refresh" for a part of it'
+	@echo 'make isolation       ten thousand requests in 16 threads, and every address × every stranger'
 	@echo 'make bench           measure: ratios of one interleaved run, as a table and as JSON'
 	@echo 'make reliability     many callers, kill -9, faults: what holds, into docs/reliability.md'
 	@echo 'make lint            ruff, mypy, import-linter'
@@ -28,6 +29,11 @@ run: .venv/.runtime
 
 test: .venv/.dev
 	@exec .venv/bin/python -m tests $(ARGS)
+
+isolation: .venv/.dev
+	@exec .venv/bin/python -m tests --only postgresql \
+		tests/api/test_threads.py tests/api/test_every_route.py tests/api/test_isolation.py \
+		tests/admin/test_every_page.py $(ARGS)
 
 bench: .venv/.dev
 	@exec .venv/bin/python -m bench $(ARGS)

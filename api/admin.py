@@ -1,12 +1,14 @@
 """API keys for operators: listed, made, revoked. A key's text is on one page, once."""
 
 import secrets
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet, Value
+from django.db.models.functions import Concat
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -15,6 +17,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+from unfold.decorators import action
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
     UnfoldAdminIntegerFieldWidget,
@@ -23,16 +26,24 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from api.keys import BadKeyRequest, NewKey, Scope, create_key, revoke_key
+from api.keys import (
+    BadKeyRequest,
+    NewKey,
+    Scope,
+    create_key,
+    revoke_key,
+    rotate_key,
+    why_not_rotated,
+)
 from api.models import ApiKey, KeyKind
-from tokens import clock
+from tokens import clock, notices
 from tokens.admin import facts
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.base import operator
 from tokens.admin.times import moment
 from tokens.models import AuditEvent, Tenant
 
-_DAY = 86_400
+_HOUR, _DAY = 3600, 86_400
 # What the session remembers of forms that have made their key: never a key.
 _USED_FORMS, _REMEMBERED = "api_key_forms", 20
 
@@ -67,9 +78,9 @@ REVOKE = Act(
 class NewKeyForm(forms.Form):
     """What `oauthvault create_key` asks, on a page."""
 
-    tenant = forms.ModelChoiceField(
+    tenant: "forms.ModelChoiceField[Tenant]" = forms.ModelChoiceField(
         label=gettext_lazy("Tenant"),
-        queryset=Tenant.objects.order_by("slug"),
+        queryset=None,  # of the operator who asks
         widget=UnfoldAdminSelectWidget(),
     )
     user_id = forms.CharField(
@@ -119,6 +130,11 @@ class NewKeyForm(forms.Form):
     # Sending a form a second time, by reloading the page, makes no second key.
     once = forms.CharField(widget=forms.HiddenInput, max_length=64)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        tenants = cast("forms.ModelChoiceField[Tenant]", self.fields["tenant"])
+        tenants.queryset = Tenant.objects.order_by("slug")
+
     def make(self, *, actor: str, now: float) -> NewKey | None:
         """The key, or None and an error in the form."""
         chosen = self.cleaned_data
@@ -136,6 +152,20 @@ class NewKeyForm(forms.Form):
         except BadKeyRequest as refusal:
             self.add_error(None, refusal.detail)
             return None
+
+
+class RotationForm(forms.Form):
+    """What `oauthvault rotate_key` asks, on a page."""
+
+    overlap = forms.IntegerField(
+        label=gettext_lazy("Overlap"),
+        min_value=1,
+        max_value=90 * 24,
+        help_text=gettext_lazy("Hours for which the old key still works beside the new one."),
+        widget=UnfoldAdminIntegerFieldWidget(),
+    )
+    # Sending a form a second time, by reloading the page, makes no second key.
+    once = forms.CharField(widget=forms.HiddenInput, max_length=64)
 
 
 class StateFilter(DropdownFilter):
@@ -177,14 +207,15 @@ class ApiKeyAdmin(ActingModelAdmin):
     fields = (
         ("key", "state"), ("tenant_name", "kind"), ("user", "label"),
         ("scope_names", "network_names"), ("expiry", "last_use"), ("created", "revocation"),
+        "span",
     )  # fmt: skip
     readonly_fields = (
         "key", "state", "kind", "tenant_name", "user", "label", "scope_names", "network_names",
-        "expiry", "last_use", "created", "revocation",
+        "expiry", "last_use", "created", "revocation", "span",
     )  # fmt: skip
     acts = (REVOKE,)
     actions = ("revoke_many",)
-    actions_detail = ("revoke_one",)
+    actions_detail = ("rotate_one", "revoke_one")
 
     revoke_one, revoke_many = pages(REVOKE)
 
@@ -194,6 +225,14 @@ class ApiKeyAdmin(ActingModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """The right to revoke. A row is never deleted: see `delete_view`."""
         return request.user.has_perm("api.delete_apikey")
+
+    def has_rotate_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """To rotate is to make a key and to end one, of what may be seen."""
+        return (
+            self.has_view_permission(request)
+            and self.has_add_permission(request)
+            and self.has_delete_permission(request)
+        )
 
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: Any = None
@@ -206,7 +245,11 @@ class ApiKeyAdmin(ActingModelAdmin):
         return actions
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
-        return super().get_queryset(request).select_related("tenant").defer("digest")
+        noticed = notices.noticed(now=clock.now()).filter(
+            tenant=OuterRef("tenant"), actor=Concat(Value("key "), OuterRef("prefix"))
+        )
+        keys: QuerySet[ApiKey] = super().get_queryset(request).select_related("tenant")
+        return keys.defer("digest").annotate(is_noticed=Exists(noticed))
 
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: Any = None
@@ -219,22 +262,80 @@ class ApiKeyAdmin(ActingModelAdmin):
         form = NewKeyForm(request.POST)
         if not form.is_valid():
             return self._form_page(request, form)
-        used = request.session.get(_USED_FORMS, [])
-        if form.cleaned_data["once"] in used:
+        if self._was_used(request, form):
+            return HttpResponseRedirect(reverse("admin:api_apikey_changelist"))
+        new = form.make(actor=operator(request), now=clock.now())
+        if new is None:
+            return self._form_page(request, form)
+        self._note_used(request, form)
+        return self._shown_once(request, new)
+
+    @action(  # type: ignore[untyped-decorator]  # unfold's, which has no types
+        description=gettext_lazy("Rotate key"), permissions=["rotate"], url_path="rotate",
+        icon="autorenew",
+    )  # fmt: skip
+    def rotate_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """A page that asks for the overlap; its POST makes the new key and shows it."""
+        old = self.get_object(request, unquote(object_id))
+        if old is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        back = reverse("admin:api_apikey_change", args=[old.pk])
+        if (reason := why_not_rotated(old, now=clock.now())) is not None:
+            self.message_user(request, f"{_told(old)}: {reason}", messages.WARNING)
+            return HttpResponseRedirect(back)
+        if request.method != "POST":
+            form = RotationForm(initial={"once": secrets.token_urlsafe(16), "overlap": 24})
+            return self._rotation_page(request, form, old)
+        form = RotationForm(request.POST)
+        if not form.is_valid():
+            return self._rotation_page(request, form, old)
+        if self._was_used(request, form):
+            return HttpResponseRedirect(back)
+        try:
+            new = rotate_key(
+                key=old,
+                overlap=form.cleaned_data["overlap"] * _HOUR,
+                actor=operator(request),
+                now=clock.now(),
+            )
+        except BadKeyRequest as refusal:
+            form.add_error(None, refusal.detail)
+            return self._rotation_page(request, form, old)
+        self._note_used(request, form)
+        old.refresh_from_db(fields=["expires_at"])
+        return self._shown_once(request, new, in_place_of=old)
+
+    def _was_used(self, request: HttpRequest, form: forms.Form) -> bool:
+        """Whether this very form has made its key already; then that is said."""
+        used = form.cleaned_data["once"] in request.session.get(_USED_FORMS, [])
+        if used:
             self.message_user(
                 request,
                 _("This form has made its key already, and a key is shown once. Revoke that key "
                   "if it was not written down, and make another."),
                 messages.WARNING,
             )  # fmt: skip
-            return HttpResponseRedirect(reverse("admin:api_apikey_changelist"))
-        new = form.make(actor=operator(request), now=clock.now())
-        if new is None:
-            return self._form_page(request, form)
-        request.session[_USED_FORMS] = [*used, form.cleaned_data["once"]][-_REMEMBERED:]
-        return self._shown_once(request, new)
+        return used
 
-    def _form_page(self, request: HttpRequest, form: NewKeyForm) -> HttpResponse:
+    def _note_used(self, request: HttpRequest, form: forms.Form) -> None:
+        used = request.session.get(_USED_FORMS, [])
+        request.session[_USED_FORMS] = [*used, form.cleaned_data["once"]][-_REMEMBERED:]
+
+    def _rotation_page(self, request: HttpRequest, form: RotationForm, old: ApiKey) -> HttpResponse:
+        return self._form_page(
+            request,
+            form,
+            title=_("Rotate key %(name)s") % {"name": _told(old)},
+            means=_(
+                "A new key is made with the same user, scopes, networks and label, and shown "
+                "once. The old one works until the overlap has passed: put the new one into use "
+                "before that."
+            ),
+            original=old,
+            back=reverse("admin:api_apikey_change", args=[old.pk]),
+        )
+
+    def _form_page(self, request: HttpRequest, form: forms.Form, **other: Any) -> HttpResponse:
         request.current_app = self.admin_site.name
         return TemplateResponse(
             request,
@@ -245,12 +346,16 @@ class ApiKeyAdmin(ActingModelAdmin):
                 "opts": self.opts,
                 "form": form,
                 "back": reverse("admin:api_apikey_changelist"),
+                **other,
             },
         )
 
-    def _shown_once(self, request: HttpRequest, new: NewKey) -> HttpResponse:
+    def _shown_once(
+        self, request: HttpRequest, new: NewKey, *, in_place_of: ApiKey | None = None
+    ) -> HttpResponse:
         """The answer to the POST itself: no address leads here, and nothing keeps it."""
         request.current_app = self.admin_site.name
+        now = clock.now()
         response = TemplateResponse(
             request,
             "admin/api/apikey/shown_once.html",
@@ -260,7 +365,9 @@ class ApiKeyAdmin(ActingModelAdmin):
                 "opts": self.opts,
                 "key": new.row,
                 "key_text": new.text.reveal(),
-                "expiry": moment(new.row.expires_at, now=clock.now(), never=_("never")),
+                "expiry": moment(new.row.expires_at, now=now, never=_("never")),
+                "old": in_place_of,
+                "old_ends": in_place_of and moment(in_place_of.expires_at, now=now),
                 "page": reverse("admin:api_apikey_change", args=[new.row.pk]),
             },
         )
@@ -271,7 +378,14 @@ class ApiKeyAdmin(ActingModelAdmin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         context["show_delete"] = False
-        self.leave_out_impossible(context, context["original"], now=clock.now())
+        key, now = context["original"], clock.now()
+        self.leave_out_impossible(context, key, now=now)
+        if why_not_rotated(key, now=now) is not None:
+            context["actions_detail"] = [
+                button
+                for button in context.get("actions_detail", ())
+                if not str(button["path"]).endswith("/rotate/")
+            ]
         return super().render_change_form(request, context, *args, **kwargs)
 
     def history_of(self, obj: ApiKey) -> QuerySet[AuditEvent]:
@@ -292,6 +406,10 @@ class ApiKeyAdmin(ActingModelAdmin):
             return facts.badge(gettext_lazy("revoked"), "plain")
         if key.expires_at is not None and key.expires_at <= clock.now():
             return facts.badge(gettext_lazy("expired"), "uneasy")
+        if getattr(key, "is_noticed", False):
+            return facts.badge(gettext_lazy("unusual use"), "bad")
+        if key.rotated_at is not None:
+            return facts.badge(gettext_lazy("rotated"), "uneasy")
         return facts.badge(gettext_lazy("active"), "good")
 
     @admin.display(description=gettext_lazy("tenant"))
@@ -329,3 +447,18 @@ class ApiKeyAdmin(ActingModelAdmin):
     @admin.display(description=gettext_lazy("revoked"))
     def revocation(self, key: ApiKey) -> SafeString:
         return moment(key.revoked_at, now=clock.now(), never=_("no"))
+
+    @admin.display(description=gettext_lazy("unusual use"))
+    def span(self, key: ApiKey) -> SafeString | str:
+        now = clock.now()
+        found = notices.noticed(now=now).filter(tenant=key.tenant, actor=key.actor).first()
+        if found is None:
+            return _("none in the last 24 hours")
+        return format_html(
+            "<div><strong>{}</strong> {}</div>{}",
+            _("It was handed the tokens of %(users)d users within an hour, and of %(usual)d at "
+              "most in any hour of the week before.") % {"users": found.users,
+                                                        "usual": found.usual or 0},
+            _("If nobody knows why, rotate or revoke it."),
+            moment(found.noticed_at, now=now),
+        )  # fmt: skip

@@ -2,16 +2,24 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any
 
 from django.conf import settings
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 
-from api.errors import BodyTooLarge, InvalidJson, InvalidRequest
+from api.errors import BodyTooLarge, InvalidJson, InvalidRequest, TooManyBodies
+from api.problems import unread
 from tokens.credential_file import shown_name
+from tokens.errors import VaultError
+
+# A quarter of the request threads: half may wait for refreshes, and the rest is for everybody.
+_room = threading.BoundedSemaphore(max(1, settings.OAUTHVAULT_WEB_THREADS // 4))
+# Seconds to wait for a place. A body that is there is read in much less.
+_PATIENCE = 0.25
 
 
 class StrictJSONParser(JSONParser):
@@ -31,25 +39,24 @@ class StrictJSONParser(JSONParser):
             raise InvalidJson("The body is not JSON in UTF-8.") from None
 
 
-def bound_body(request: HttpRequest) -> None:
-    """BodyTooLarge for more than 64 KiB, announced or not. Reads the rest into memory.
+def bounded(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Middleware: at most 64 KiB of body, announced or not, for every address, so that none can
+    forget it. What is refused is answered before anything else is looked at.
 
-    Read even where the request is then refused unseen: a server that answers first has to
-    close the connection, and the client's next request may be lost on it.
+    A body is read into memory even where the request is then refused unseen: a server that
+    answers first has to close the connection, and the client's next request may be lost on it.
     """
-    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    length = request.META.get("CONTENT_LENGTH") or ""
-    if length.isascii() and length.isdigit():
-        if int(length[:20]) > most:
-            raise BodyTooLarge("A request body has at most 64 KiB.")
-        _ = request.body
-        return
-    if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
-        body = _read(request.META["wsgi.input"], most + 1)
-        if len(body) > most:
-            raise BodyTooLarge("A request body has at most 64 KiB.")
-        request.META["CONTENT_LENGTH"] = str(len(body))
-        request._stream = io.BytesIO(body)
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        try:
+            _bound(request)
+        except VaultError as refused:
+            return unread(request, refused)
+        return get_response(request)
+
+    return middleware
 
 
 def refuse_unknown(given: Iterable[Any], *, known: Iterable[str]) -> None:
@@ -65,6 +72,40 @@ def expect_no_fields(request: Request) -> None:
     if not isinstance(fields, Mapping):
         raise InvalidRequest({"(body)": "must be empty"})
     refuse_unknown(fields, known=())
+
+
+def _bound(request: HttpRequest) -> None:
+    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    announced = request.META.get("CONTENT_LENGTH") or ""
+    if announced.isascii() and announced.isdigit():
+        length = int(announced[:20])
+        if length > most:
+            raise BodyTooLarge("A request body has at most 64 KiB.")
+        body = _read_in_turn(request.META["wsgi.input"], length) if length else b""
+        if len(body) < length:
+            raise InvalidRequest({"(body)": "ended before its announced length"})
+    elif "chunked" in request.headers.get("Transfer-Encoding", "").lower():
+        body = _read_in_turn(request.META["wsgi.input"], most + 1)
+        if len(body) > most:
+            raise BodyTooLarge("A request body has at most 64 KiB.")
+        request.META["CONTENT_LENGTH"] = str(len(body))
+    else:
+        return
+    request._stream = io.BytesIO(body)
+
+
+def _read_in_turn(stream: IO[bytes], most: int) -> bytes:
+    """At most so many bytes. The server's `read` blocks for as long as the sender likes, and
+    cannot be given up: so few threads may read at once, and slow senders never have them all."""
+    if not _room.acquire(timeout=_PATIENCE):
+        raise TooManyBodies("Too many bodies of requests are on their way.", retry_after=1)
+    try:
+        return _read(stream, most)
+    except OSError:
+        # The sender went away. Nobody reads the answer.
+        return b""
+    finally:
+        _room.release()
 
 
 def _read(stream: IO[bytes], most: int) -> bytes:

@@ -1,6 +1,5 @@
 """Who is asking, and for whom."""
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
@@ -73,14 +72,3 @@ def named_user(request: HttpRequest) -> str | None:
         return unquote_to_bytes(encoded).decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidRequest({USER_HEADER: "must be percent-encoded UTF-8"}) from None
-
-
-def comes_from(request: HttpRequest, networks: list[str]) -> bool:
-    """Whether the peer itself is in one of ``networks``. No header can say otherwise."""
-    try:
-        address = ipaddress.ip_address(request.META.get("REMOTE_ADDR", ""))
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in ipaddress.ip_network(network) for network in networks)

@@ -40,3 +40,9 @@ class InvalidJson(VaultError):
 
 class BodyTooLarge(VaultError):
     code = "body_too_large"
+
+
+class TooManyBodies(VaultError):
+    """Slow senders have taken all the places there are for reading bodies."""
+
+    code = "unavailable"

@@ -19,7 +19,7 @@ from django.db import connection
 
 from oauthvault.celery import app
 from oauthvault.env import ConfigurationError
-from tokens import clock, epoch
+from tokens import clock, epoch, isolation
 from tokens.errors import EncryptionError
 from tokens.keyring import load_keyring, verify_keys
 from tokens.metrics import SCHEDULER
@@ -56,7 +56,8 @@ class Health:
 
 def examine() -> Health:
     """Ask every part. Unhealthy without database or keys, degraded without another part,
-    and while answers lie in the spool, the far side is down or credentials are quarantined."""
+    and while answers lie in the spool, the far side is down or asked everybody to wait, or
+    credentials are quarantined."""
     ends = time.monotonic() + WITHIN
     store = _Check(_ask_store, _room_for_the_store)
     cached, broker = _Check(_ask_cache), _Check(_ask_broker)
@@ -109,8 +110,10 @@ class _Store:
 def _ask_store() -> _Store:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
+    with isolation.every_tenant():
+        configured = OAuthCredential.objects.exclude(standing=Standing.REVOKED).exists()
     return _Store(
-        oauth_configured=OAuthCredential.objects.exclude(standing=Standing.REVOKED).exists(),
+        oauth_configured=configured,
         scheduler=_scheduler(),
         encryption=_encryption(),
         upstream=_upstream(),
@@ -138,8 +141,12 @@ def _encryption() -> str:
 
 
 def _upstream() -> str:
-    if gate.look(now=clock.now()).found_down:
+    now = clock.now()
+    door = gate.look(now=now)
+    if door.found_down:
         return "the authorization server was found down; one refresh at a time tries it"
+    if door.closed_until:
+        return f"asked everybody to wait, {max(1, round(door.closed_until - now))} s more"
     return OK
 
 

@@ -1,26 +1,29 @@
 """Making, finding, retiring API keys. The key itself is shown once, by whoever made it."""
 
-import ipaddress
 import re
 import secrets
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from django.db import IntegrityError, transaction
 
 from api.models import ApiKey, KeyKind
-from tokens import audit
+from oauthvault.logging import redact
+from tokens import audit, isolation
 from tokens.errors import VaultError
 from tokens.keyring import api_key_digest
 from tokens.models import Tenant
+from tokens.networks import checked_networks
 from tokens.prepared import Prepared
 from tokens.secret import Secret
 
 _PREFIX = {KeyKind.SERVICE: "ovs_", KeyKind.USER: "ovu_"}
 _SHAPE = re.compile(r"ov[su]_[A-Za-z0-9_-]{43,200}")
-_SHOWN = 12
+# Characters of a key that are stored as they are, and that operators see.
+SHOWN = 12
 LONGEST_USER_ID = 256
 
 
@@ -62,6 +65,7 @@ class NewKey:
     text: ApiKeyText
 
 
+@isolation.of_its_tenant
 def create_key(
     *,
     tenant: Tenant,
@@ -74,29 +78,97 @@ def create_key(
     now: float,
 ) -> NewKey:
     """A new key: of the tenant's service, or of one user if ``user_id`` is given."""
-    kind = KeyKind.USER if user_id else KeyKind.SERVICE
     if user_id:
         check_user_id(user_id, tenant=tenant)
-    text = ApiKeyText(_PREFIX[kind] + secrets.token_urlsafe(32))
+    if tenant.deletion_began_at is not None:
+        raise BadKeyRequest(f"tenant {tenant.slug} is being deleted")
     with transaction.atomic():
-        row = ApiKey.objects.create(
+        new = _make(
             tenant=tenant,
-            kind=kind,
+            kind=KeyKind.USER if user_id else KeyKind.SERVICE,
             user_id=user_id,
             label=label,
-            prefix=text.reveal()[:_SHOWN],
-            digest=api_key_digest(text.reveal()),
             scopes=_checked_scopes(scopes) or (_USER_DEFAULT if user_id else _ALL),
             networks=_checked_networks(networks),
             expires_at=expires_at,
         )
         audit.record(
             tenant=tenant, actor=actor, action="create_key", subject=user_id, now=now,
-            key=row.prefix, scopes=row.scopes,
+            key=new.row.prefix, scopes=new.row.scopes, networks=new.row.networks,
+            expires_at=new.row.expires_at,
         )  # fmt: skip
+    return new
+
+
+def rotate_key(*, key: ApiKey, overlap: int, actor: str, now: float) -> NewKey:
+    """A new key in place of this one, which ends ``overlap`` seconds from now: until then both
+    are good. The new one is of the same kind, user, scopes, networks and label, and lives as
+    long as the old one was made for. BadKeyRequest for a key that is not good any more, was
+    rotated before, or is given by the environment."""
+    with isolation.of(key.tenant_id), transaction.atomic():
+        old = ApiKey.objects.select_for_update(of=("self",)).select_related("tenant").get(
+            tenant_id=key.tenant_id, pk=key.pk
+        )  # fmt: skip
+        if (reason := why_not_rotated(old, now=now)) is not None:
+            raise BadKeyRequest(reason)
+        lifetime = None
+        if old.expires_at is not None:
+            lifetime = max(1, old.expires_at - int(old.created_at.timestamp()))
+        new = _make(
+            tenant=old.tenant,
+            kind=old.kind,
+            user_id=old.user_id,
+            label=old.label,
+            scopes=old.scopes,
+            networks=old.networks,
+            expires_at=None if lifetime is None else int(now) + lifetime,
+        )
+        ends = int(now) + overlap
+        if old.expires_at is None or old.expires_at > ends:
+            old.expires_at = ends
+        old.rotated_at = int(now)
+        old.save(update_fields=["expires_at", "rotated_at"])
+        audit.record(
+            tenant=old.tenant, actor=actor, action="rotate_key", subject=old.user_id, now=now,
+            key=old.prefix, ends=old.expires_at, by=new.row.prefix,
+        )  # fmt: skip
+        audit.record(
+            tenant=old.tenant, actor=actor, action="create_key", subject=old.user_id, now=now,
+            key=new.row.prefix, scopes=new.row.scopes, in_place_of=old.prefix,
+        )  # fmt: skip
+    return new
+
+
+def why_not_rotated(key: ApiKey, *, now: float) -> str | None:
+    """Why this key cannot have a successor; None: it can."""
+    if key.revoked_at is not None:
+        return "this key is revoked; make a new one"
+    if key.expires_at is not None and key.expires_at <= now:
+        return "this key has ended; make a new one"
+    if key.rotated_at is not None:
+        return "this key was rotated before; rotate the one that was made in place of it"
+    if key.from_environment:
+        return (
+            "this key is the one that OAUTHVAULT_SERVICE_KEY gives; put another value there, and "
+            "the next start takes it in place of this one"
+        )
+    if key.tenant.deletion_began_at is not None:
+        return f"tenant {key.tenant.slug} is being deleted"
+    return None
+
+
+def _make(*, kind: str, **columns: Any) -> NewKey:
+    text = ApiKeyText(_PREFIX[KeyKind(kind)] + secrets.token_urlsafe(32))
+    row = ApiKey.objects.create(
+        kind=kind,
+        prefix=text.reveal()[:SHOWN],
+        digest=api_key_digest(text.reveal()),
+        **columns,
+    )
     return NewKey(row=row, text=text)
 
 
+@isolation.of_its_tenant
 def adopt_environment_key(*, tenant: Tenant, text: Secret, now: float) -> ApiKey | None:
     """Make OAUTHVAULT_SERVICE_KEY a service key, once. Another value retires the one
     before; one that was revoked stays revoked (None)."""
@@ -118,7 +190,7 @@ def adopt_environment_key(*, tenant: Tenant, text: Secret, now: float) -> ApiKey
                         tenant=tenant,
                         kind=KeyKind.SERVICE,
                         label="OAUTHVAULT_SERVICE_KEY",
-                        prefix=text.reveal()[:_SHOWN],
+                        prefix=text.reveal()[:SHOWN],
                         digest=digest,
                         scopes=_ALL,
                         from_environment=True,
@@ -138,20 +210,30 @@ def find_key(text: str) -> ApiKey | None:
 
     Looked up by keyed hash: how long it takes says nothing about keys that exist.
     """
-    if not _SHAPE.fullmatch(text):
-        return None
-    return _BY_DIGEST.first(digest=api_key_digest(text))
+    digest = digest_of(text)
+    return None if digest is None else key_with(digest)
+
+
+def digest_of(text: str) -> str | None:
+    """What would be stored of this key; None for a text in whose shape no key is."""
+    return api_key_digest(text) if _SHAPE.fullmatch(text) else None
+
+
+def key_with(digest: str) -> ApiKey | None:
+    """The key of this `digest_of`, with its tenant, whatever its state."""
+    with isolation.key_shown(digest):
+        return _BY_DIGEST.first(digest=digest)
 
 
 _BY_DIGEST = Prepared(
-    lambda digest: ApiKey.objects.filter(digest=digest).order_by().select_related("tenant"),
+    lambda digest: ApiKey.unscoped.filter(digest=digest).order_by().select_related("tenant"),
     stand_ins={"digest": "a digest"},
 )
 
 
 def revoke_key(*, key: ApiKey, actor: str, now: float) -> bool:
     """Revoke, with effect on the next request. False: it was revoked already."""
-    with transaction.atomic():
+    with isolation.of(key.tenant_id), transaction.atomic():
         changed = ApiKey.objects.filter(tenant_id=key.tenant_id, pk=key.pk, revoked_at=None).update(
             revoked_at=int(now)
         )
@@ -177,17 +259,12 @@ def _checked_scopes(scopes: Iterable[str]) -> list[str]:
     wanted = list(dict.fromkeys(scopes))
     unknown = [scope for scope in wanted if scope not in _ALL]
     if unknown:
-        raise BadKeyRequest(f"{unknown[0]!r} is no scope; the scopes are {', '.join(_ALL)}")
+        raise BadKeyRequest(f"{redact(unknown[0])!r} is no scope; the scopes are {', '.join(_ALL)}")
     return wanted
 
 
 def _checked_networks(networks: Iterable[str]) -> list[str]:
-    checked = []
-    for network in networks:
-        try:
-            checked.append(str(ipaddress.ip_network(network, strict=True)))
-        except ValueError:
-            raise BadKeyRequest(
-                f"{network!r} is no network; write it like 10.1.2.0/24 or 2001:db8::/48"
-            ) from None
-    return checked
+    try:
+        return checked_networks(networks)
+    except ValueError as error:
+        raise BadKeyRequest(redact(str(error))) from None

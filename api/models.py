@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import Q
 
 from tokens.models import Tenant
+from tokens.models.scoped import OfTenant, ScopedManager, Unscoped
 
 
 class KeyKind(models.TextChoices):
@@ -13,7 +14,7 @@ class KeyKind(models.TextChoices):
     USER = "user"
 
 
-class ApiKey(models.Model):
+class ApiKey(OfTenant):
     """A service key (`ovs_…`: one tenant's trusted service, which names the user) or a user
     key (`ovu_…`: one user). ``digest`` is a keyed hash under a key of the vault's own."""
 
@@ -32,9 +33,14 @@ class ApiKey(models.Model):
     # Made from OAUTHVAULT_SERVICE_KEY at start, and retired when the variable changes.
     from_environment = models.BooleanField(default=False, editable=False)
     expires_at = models.BigIntegerField(null=True, blank=True)
+    # Another key was made in place of it, and it ends soon (api.keys.rotate_key).
+    rotated_at = models.BigIntegerField(null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     revoked_at = models.BigIntegerField(null=True, blank=True, editable=False)
     last_used_at = models.BigIntegerField(null=True, editable=False)
+
+    objects = ScopedManager()
+    unscoped = Unscoped()
 
     class Meta:
         verbose_name = "API key"

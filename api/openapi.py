@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from django.views.generic import TemplateView
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.renderers import (
@@ -43,7 +44,7 @@ ETAG = OpenApiParameter(
     "ETag", OpenApiTypes.STR, OpenApiParameter.HEADER, response=[200], description="Opaque."
 )
 
-WITH_KEY = ("invalid_key", "insufficient_scope", "tenant_suspended")
+WITH_KEY = ("invalid_key", "insufficient_scope", "tenant_suspended", "rate_limited")
 FOR_USER = (*WITH_KEY, "user_required", "invalid_request")
 REFRESHING = (
     "reauthorization_required",
@@ -142,3 +143,10 @@ class SchemaView(SpectacularAPIView):
         OpenApiYamlRenderer,
         OpenApiYamlRenderer2,
     ]
+
+
+class DocsView(TemplateView):
+    """Swagger UI, with the settings in a file of ours: drf-spectacular's own page is a script in
+    a page, which no page of the vault may be."""
+
+    template_name = "api/docs.html"

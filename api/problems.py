@@ -10,10 +10,10 @@ from typing import Any
 from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
-from django.views import defaults
 from rest_framework import exceptions, status
 
 from api.errors import InvalidKey, InvalidRequest
+from api.pages import is_for_people, page
 from oauthvault.logging import redact
 from oauthvault.middleware import current_request_id
 from tokens.errors import InvalidCredentials, VaultError
@@ -165,32 +165,48 @@ def _by_field(detail: Any) -> dict[str, str]:
     }
 
 
-# --- Django's own error answers, where no view of ours was reached ---------------------------
+# --- Error answers where no view of ours was reached -----------------------------------------
+
+
+def unread(request: HttpRequest, error: VaultError) -> HttpResponse:
+    """The answer to a request whose body was refused before anything looked at the rest."""
+    if is_for_people(request):
+        return _plain(request, error.code, error.detail)
+    return refusal(error)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _for_people(request):
-        return defaults.bad_request(request, exception)
-    return problem("invalid_request", "The request cannot be understood.")
+    return _plain(request, "invalid_request", "The request cannot be understood.")
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _for_people(request):
-        return defaults.permission_denied(request, exception)
-    return problem("insufficient_scope", "This is not allowed.")
+    return _plain(request, "insufficient_scope", "This is not allowed.", title="Not allowed")
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """CSRF_FAILURE_VIEW. The reason is for a log, and Django has written it there."""
+    return _plain(
+        request,
+        "insufficient_scope",
+        "This form was not accepted: go back, reload the page that it came from, and send it "
+        "again. The browser must keep this site's cookies.",
+        title="Not accepted",
+    )
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _for_people(request):
-        return defaults.page_not_found(request, exception)
-    return problem("not_found", "There is nothing at this address.")
+    return _plain(request, "not_found", "There is nothing at this address.")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if _for_people(request):
-        return defaults.server_error(request)
-    return problem("internal_error", "The request failed here; the log says why.")
+    return _plain(request, "internal_error", "The request failed here; the log says why.")
 
 
-def _for_people(request: HttpRequest) -> bool:
-    return request.path.startswith("/admin/")
+def _plain(
+    request: HttpRequest, code: str, sentence: str, *, title: str | None = None
+) -> HttpResponse:
+    """The problem, or under /admin/ a page; ``title`` is the page's, if it needs another."""
+    if not is_for_people(request):
+        return problem(code, sentence)
+    kind = KINDS[code]
+    return page(title=title or kind.title, sentence=sentence, status=kind.status)

@@ -179,7 +179,9 @@ class _Checks(serializers.Serializer[Any]):
     scheduler = serializers.CharField()
     encryption = serializers.CharField()
     spool = serializers.CharField(help_text="Answers that the database could not take yet.")
-    upstream = serializers.CharField(help_text="Whether the authorization server is up.")
+    upstream = serializers.CharField(
+        help_text="Whether the authorization server is up, and did not ask everybody to wait."
+    )
     quarantine = serializers.CharField(help_text="Whether this database is a restored one.")
 
 

@@ -1,14 +1,15 @@
 """Addresses of the vault, each with and without a trailing slash."""
 
+from typing import Any
+
 from django.urls import URLPattern, path
 from django.views import View
-from drf_spectacular.views import SpectacularSwaggerView
 
-from api.openapi import SchemaView
+from api.openapi import DocsView, SchemaView
 from api.views import credential, service, token
 
 
-def _address(route: str, view: type[View], name: str) -> list[URLPattern]:
+def _address(route: str, view: "type[View[Any]]", name: str) -> list[URLPattern]:
     answer = view.as_view()
     return [path(route, answer, name=name), path(f"{route}/", answer)]
 
@@ -27,5 +28,5 @@ urlpatterns = [
     *_address("livez", service.LiveView, "livez"),
     *_address("readyz", service.ReadyView, "readyz"),
     *_address("api/schema", SchemaView, "schema"),
-    *_address("api/docs", SpectacularSwaggerView, "docs"),
+    *_address("api/docs", DocsView, "docs"),
 ]

@@ -10,6 +10,7 @@ from django.db import DatabaseError
 from django.db.models import Q
 
 from api.models import ApiKey
+from tokens import isolation
 from tokens.behind import WriteBehind
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def note(*, key: ApiKey, now: float) -> None:
     _writer.wake()
 
 
+@isolation.every_tenant()
 def write() -> None:
     """Write what was gathered. What cannot be written is kept for the next time."""
     with _lock:

@@ -29,7 +29,11 @@ def main(argv: list[str] | None = None) -> None:
             return
         if wanted in _ours().keys() - _BEGINNERS and not _HELP & set(arguments):
             _refuse_missing_vault()
-        execute_from_command_line(arguments)
+        try:
+            execute_from_command_line(arguments)
+        finally:
+            # Here, and not at the interpreter's end, where nothing can be caught.
+            sys.stdout.flush()
     except ConfigurationError as error:
         _refuse(str(error))
     except (OperationalError, ProgrammingError) as error:
@@ -39,9 +43,16 @@ def main(argv: list[str] | None = None) -> None:
             )
         if isinstance(error, ProgrammingError):
             raise
-        _refuse(f"the database cannot be used: {error}")
+        _refuse(f"the database cannot be used: {error}{_of_the_disk()}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read (`| head`) has read enough. What is still buffered goes nowhere, and the
+        # status is the one of a program that such a pipe has ended (128 + SIGPIPE).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
+    except EOFError:
+        _refuse("an answer was asked for, and the input ended: run this at a terminal")
 
 
 def _ours() -> dict[str, str]:
@@ -64,6 +75,18 @@ def _refuse_missing_vault() -> None:
             f"there is no vault in {folder}: run this in the folder where `make run` or "
             "`oauthvault up` was started, or name the place in OAUTHVAULT_DATA_DIR"
         )
+
+
+def _of_the_disk() -> str:
+    """What is behind a "disk I/O error" of SQLite, where it can be seen; else nothing."""
+    from django.conf import settings
+
+    from oauthvault.datadir import why_unwritable
+
+    if settings.ON_POSTGRESQL:
+        return ""
+    why = why_unwritable(Path(settings.DATABASES["default"]["NAME"]).parent)
+    return f": {why}. Make room, or make it writable" if why else ""
 
 
 def _print_help() -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from oauthvault.env import ConfigurationError
 
+# Bytes. A database that has less than this to grow by is as good as full.
+_PROBE = 256 * 1024
+
 
 def prepare(path: Path) -> Path:
     """The directory, made with mode 0700 if it is missing.
@@ -94,6 +97,20 @@ def replace(path: Path, content: str) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def why_unwritable(path: Path) -> str | None:
+    """Why nothing can be written into the directory, in words; None: something can."""
+    what = f"the disk that holds {path} is full or read-only, or the directory is"
+    if not os.access(path, os.W_OK):
+        return f"{what} (no right to write there)"
+    try:
+        # Not synced: a full disk shows when the blocks are asked for.
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"\0" * _PROBE)
+    except OSError as error:
+        return f"{what} ({error.strerror})"
+    return None
 
 
 @contextmanager

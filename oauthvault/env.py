@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
+from tokens.networks import checked_networks
+
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
@@ -100,6 +102,14 @@ def words(name: str, default: Sequence[str] = ()) -> list[str]:
     if value is None:
         return list(default)
     return [word.strip() for word in value.split(",") if word.strip()]
+
+
+def networks(name: str) -> list[str]:
+    """A comma-separated list of CIDR blocks; a single address is the block of itself."""
+    try:
+        return checked_networks(words(name))
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: {error}") from None
 
 
 @overload

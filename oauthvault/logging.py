@@ -12,9 +12,11 @@ from typing import Any
 from oauthvault.middleware import current_request_id
 
 _SECRET_SHAPES = re.compile(
-    r"sk-ant-[A-Za-z0-9_-]{6,}|ov[su]_[A-Za-z0-9_-]{10,}|(?i:bearer)\s+[A-Za-z0-9._~+/-]{10,}=*"
+    r"sk-ant-[A-Za-z0-9._~+/-]{6,}=*|ov[su]_[A-Za-z0-9_-]{10,}"
+    r"|(?i:bearer)\s+[A-Za-z0-9._~+/-]{10,}=*"
+    # The password in postgresql://user:password@host, redis://:password@host.
+    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"
 )
-
 
 # The statuses of refusals that say: later.
 _CHOSEN = (409, 429, 502, 503)

@@ -38,8 +38,12 @@ def _database(variable: str) -> dict[str, Any] | None:
         parsed = {}
     engine = str(parsed.get("ENGINE", ""))
     if engine.endswith(".postgresql") and parsed.get("NAME"):
-        parsed["ENGINE"] = "django_prometheus.db.backends.postgresql"
+        parsed["ENGINE"] = "oauthvault.postgresql"
         parsed["CONN_MAX_AGE"] = 60
+        # After a restart of the database no request meets a connection of before it.
+        parsed["CONN_HEALTH_CHECKS"] = True
+        # A cursor of the server's cannot be told for whom it is (oauthvault.postgresql).
+        parsed["DISABLE_SERVER_SIDE_CURSORS"] = True
         parsed["OPTIONS"] = {
             "connect_timeout": 5,
             # A database host that vanished is noticed in seconds, and not in hours.
@@ -53,8 +57,9 @@ def _database(variable: str) -> dict[str, Any] | None:
             # LiteLLM's own; a rotated token that was acknowledged is on disk.
             "options": (
                 "-c search_path=oauthvault -c synchronous_commit=on "
-                # A process that is stopped in the middle holds up the others so long.
-                "-c idle_in_transaction_session_timeout=30s"
+                # A process that is stopped in the middle holds up the others so long, and
+                # whoever waits for its lock gives up before: a save then goes to the spool.
+                "-c idle_in_transaction_session_timeout=30s -c lock_timeout=10s"
             ),
         }
         return parsed
@@ -95,7 +100,9 @@ if _owner is not None:
     DATABASES["owner"] = _owner | {"CONN_MAX_AGE": 0, "TEST": {"MIRROR": "default"}}
 
 REDIS_URL = Secret(_redis) if (_redis := env.secret("REDIS_URL")) else None
-if REDIS_URL is not None and urlsplit(REDIS_URL.reveal()).scheme not in {"redis", "rediss", "unix"}:
+if REDIS_URL is not None and not REDIS_URL.reveal().startswith(
+    ("redis://", "rediss://", "unix://")
+):
     raise env.ConfigurationError("REDIS_URL must look like redis://host:6379/0")
 
 CACHES: dict[str, dict[str, Any]] = {
@@ -112,16 +119,21 @@ CACHES: dict[str, dict[str, Any]] = {
 
 # --- Keys ------------------------------------------------------------------------------
 
-# Empty when neither is given: then the key file of the data directory counts, which
-# `oauthvault init` makes on the first start (tokens/keyring.py).
-ENCRYPTION_KEYS = [
-    EncryptionKey(key)
-    for key in [
-        env.secret("CLAUDE_TOKEN_ENCRYPTION_KEY"),
-        *(env.secret("CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS") or "").split(","),
-    ]
-    if key and key.strip()
+# The first wraps, the others are good for opening. Empty when none is given: then the key
+# file of the data directory counts, which `oauthvault init` makes on the first start
+# (tokens/keyring.py).
+_primary = env.secret("CLAUDE_TOKEN_ENCRYPTION_KEY")
+_fallbacks = [
+    key
+    for key in re.split(r"[\s,]+", env.secret("CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS") or "")
+    if key
 ]
+if _fallbacks and _primary is None:
+    raise env.ConfigurationError(
+        "CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS needs CLAUDE_TOKEN_ENCRYPTION_KEY beside it: "
+        "which of the keys wraps must be said"
+    )
+ENCRYPTION_KEYS = [EncryptionKey(key) for key in [_primary, *_fallbacks] if key]
 ENCRYPTION_KEY_FILE = OAUTHVAULT_DATA_DIR / "encryption.key"
 
 # --- The credential given by the environment -------------------------------------------
@@ -165,9 +177,16 @@ SPOOL_AFTER = 3.0
 # Seconds by which the second presentation waits longer where an answer to the first may
 # lie in a place that this process cannot look into.
 SPOOL_GRACE = 120.0
+# Days after which whole batches of the audit trail are dropped. A year for whoever audits
+# it, and a month to notice; names and addresses of people are not kept for ever by default.
+OAUTHVAULT_AUDIT_DAYS = env.integer("OAUTHVAULT_AUDIT_DAYS", 400, least=30, most=36_500)
+# The same for refreshes that ended, and for hand-outs by the minute.
+OAUTHVAULT_HISTORY_DAYS = env.integer("OAUTHVAULT_HISTORY_DAYS", 90, least=7, most=36_500)
 # Seconds between two writings of what is gathered behind requests (tokens/behind.py).
 # None: only when asked to (tests).
 WRITE_BEHIND_EVERY: float | None = 3.0
+# Seconds in which keys that are not good are counted together (api/throttle.py).
+FAILED_KEYS_WINDOW = 60
 
 # --- First operator, first key, who sees what ------------------------------------------
 
@@ -195,6 +214,13 @@ OAUTHVAULT_PUBLIC_STATS = env.boolean("OAUTHVAULT_PUBLIC_STATS", True)
 OAUTHVAULT_HOST = env.text("OAUTHVAULT_HOST", "127.0.0.1")
 OAUTHVAULT_PORT = env.integer("OAUTHVAULT_PORT", 8000, least=1, most=65_535)
 OAUTHVAULT_BASE_URL = env.http_url("OAUTHVAULT_BASE_URL", f"http://127.0.0.1:{OAUTHVAULT_PORT}")
+# Whose word about a caller's address is believed, and in which header. None: nobody's.
+OAUTHVAULT_TRUSTED_PROXIES = env.networks("OAUTHVAULT_TRUSTED_PROXIES")
+OAUTHVAULT_CLIENT_ADDRESS_HEADER = env.choice(
+    "OAUTHVAULT_CLIENT_ADDRESS_HEADER",
+    "X-Forwarded-For",
+    ["X-Forwarded-For", "X-Real-IP", "Forwarded"],
+)
 # SQLite has one writer: more threads would only wait for each other.
 OAUTHVAULT_WEB_WORKERS = env.integer(
     "OAUTHVAULT_WEB_WORKERS", 2 if ON_POSTGRESQL else 1, least=1, most=64
@@ -226,12 +252,16 @@ ALLOWED_HOSTS = [
 ]
 _https = _base_url.scheme == "https"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
-SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+if _https:
+    # A browser takes a cookie of such a name only from this host itself, by TLS, for all paths.
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"
 SESSION_COOKIE_AGE = 12 * 3600
 CSRF_TRUSTED_ORIGINS = [f"{_base_url.scheme}://{_base_url.netloc}"]
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
-SECURE_REFERRER_POLICY = "same-origin"
+SECURE_REFERRER_POLICY = SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+CSRF_FAILURE_VIEW = "api.problems.csrf_failure"
 X_FRAME_OPTIONS = "DENY"
 SILENCED_SYSTEM_CHECKS = [
     # TLS ends at the proxy in front. To redirect plain HTTP is that proxy's work: a
@@ -261,12 +291,17 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "oauthvault.middleware.request_id",
+    "oauthvault.middleware.isolated",
+    "oauthvault.middleware.client_address",
+    "oauthvault.browsers.browser_policy",
+    "api.bodies.bounded",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "oauthvault.middleware.operators",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
@@ -336,14 +371,10 @@ SPECTACULAR_SETTINGS = {
         "Readiness": ["ready", "not ready"],
     },
     "PREPROCESSING_HOOKS": ["api.openapi.without_slash_twins"],
-    # With a value here the page would have somebody else's server check the schema.
-    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],
     "SERVE_PERMISSIONS": [],
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
 
 # --- Celery ----------------------------------------------------------------------------

@@ -8,9 +8,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "oauthvault.settings")
 
 application = get_wsgi_application()
 
-# After the application is there: what an earlier process could not save is looked after.
-from tokens import epoch  # noqa: E402
+# After the application is there: what an earlier process could not save is looked after, and
+# nothing of a restored database is handed out.
+from tokens import clock, epoch  # noqa: E402
 from tokens.refresh.replay import pick_up  # noqa: E402
 
 epoch.serve()
 pick_up()
+epoch.look_at_start(now=clock.now())

@@ -6,18 +6,23 @@ own and no right to anything of theirs. The tenant ``default`` has its default u
 
 import time
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 import pytest
+import redis
 from django.apps import AppConfig
 from django.conf import settings
 from django.db.models.signals import post_migrate
 from django.dispatch import receiver
+from psycopg import sql
 from pytest_django import Settings
 
-from api import ahead, usage
+from api import ahead, throttle, usage
 from api.keys import create_key
+from oauthvault.env import child_environment
 from tests.simulator import Login, Simulator
-from tokens import epoch, flight, handouts, keyring, outside
+from tokens import epoch, flight, handouts, isolation, keyring, outside
 from tokens.credential_file import parse_credentials
 from tokens.importing import import_credential
 from tokens.models import OAuthCredential, Tenant
@@ -35,9 +40,38 @@ def _give_the_vault_its_keys(sender: AppConfig, **kwargs: object) -> None:
         keyring.ensure_vault_keys(keyring.load_keyring())
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> None:
+    """The tests empty tables between them, which the role that serves may not."""
+    owner_url = child_environment().get("OAUTHVAULT_MIGRATION_DATABASE_URL")
+    if owner_url is None:
+        return
+    database, role = settings.DATABASES["default"]["NAME"], settings.DATABASES["default"]["USER"]
+    url = urlsplit(owner_url)._replace(path=f"/{database}")
+    with psycopg.connect(urlunsplit(url), autocommit=True) as owner:
+        owner.execute(
+            sql.SQL("GRANT TRUNCATE ON ALL TABLES IN SCHEMA oauthvault TO {}").format(
+                sql.Identifier(role)
+            )
+        )
+
+
+@pytest.fixture(autouse=True)
+def _for_everybody() -> Iterator[None]:
+    """What a test itself looks at, it may see. Requests, tasks and threads begin at work for
+    nobody all the same, and say for whom they are."""
+    with isolation.every_tenant():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
-    """Processes remember keys by what lies in their database; here each test has its own."""
+    """Processes remember keys by what lies in their database; here each test has its own. And
+    Redis remembers what an earlier test's vault has kept there, which may have had the same id:
+    a thread of a test that is rolled back commits what it makes."""
+    if settings.REDIS_URL is not None:
+        with redis.Redis.from_url(settings.REDIS_URL.reveal()) as store:
+            store.flushdb()
     _forget()
     yield
     while flight._begun:
@@ -53,7 +87,7 @@ def _nothing_remembered() -> Iterator[None]:
 
 
 def _forget() -> None:
-    for memory in (keyring, epoch, outside, spool):
+    for memory in (keyring, epoch, outside, spool, throttle):
         memory.forget()
 
 

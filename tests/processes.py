@@ -18,6 +18,7 @@ import pytest
 from psycopg import sql
 
 from oauthvault.env import child_environment
+from tests.servers import as_role
 
 _OURS = ("CLAUDE_", "OAUTHVAULT_", "DATABASE_", "REDIS_", "DJANGO_", "TESTS_")
 
@@ -42,8 +43,13 @@ def oauthvault(*arguments: str, **variables: str) -> subprocess.CompletedProcess
 
 def database_url() -> str | None:
     """The PostgreSQL of this pass, as its superuser; None in the SQLite pass."""
-    url = child_environment().get("DATABASE_URL", "")
-    return url if url.startswith("postgres") else None
+    return child_environment().get("OAUTHVAULT_MIGRATION_DATABASE_URL")
+
+
+def two_roles(url: str) -> dict[str, str]:
+    """The variables of a vault on this database: its superuser migrates, a plain role serves."""
+    plain = as_role(url, child_environment()["DATABASE_URL"])
+    return {"DATABASE_URL": plain, "OAUTHVAULT_MIGRATION_DATABASE_URL": url}
 
 
 def redis_url() -> str | None:
@@ -63,6 +69,18 @@ def fresh_database(admin_url: str, *, owner: str | None = None) -> Iterator[str]
             yield urlunsplit(urlsplit(admin_url)._replace(path=f"/{name}"))
         finally:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def own_stores() -> Iterator[dict[str, str]]:
+    """The variables of a vault with stores of its own, of this pass's kind: an empty database
+    with its two roles, and Redis. Nothing in the SQLite pass, whose stores are files."""
+    url = database_url()
+    if url is None:
+        yield {}
+        return
+    with fresh_database(url) as fresh:
+        yield two_roles(fresh) | {"REDIS_URL": redis_url() or ""}
 
 
 def free_port() -> int:

@@ -27,9 +27,11 @@ from glob import glob
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import redis
+from psycopg import sql
 
 from oauthvault.tether import Tethered
 
@@ -137,6 +139,45 @@ def find_chromium() -> str | None:
 def find_faketime() -> str | None:
     """The library that shows a process another time than it is."""
     return next((found for pattern in _FAKETIME_PLACES for found in sorted(glob(pattern))), None)
+
+
+def find_pg_dump() -> str | None:
+    """The program that dumps a database, of the newest PostgreSQL on this machine."""
+    folder = _folder_with(["pg_dump"], _POSTGRESQL_PLACES)
+    return None if folder is None else str(folder / "pg_dump")
+
+
+@contextlib.contextmanager
+def service_role(admin_url: str) -> Iterator[str]:
+    """The same address for a plain role, as the service should have it: neither superuser nor
+    past row-level security. Taken away again; what it owns must be gone by then."""
+    name, password = f"vault_service_{secrets.token_hex(4)}", secrets.token_hex(16)
+    role = sql.Identifier(name)
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("CREATE ROLE {} LOGIN CREATEDB PASSWORD {}").format(role, sql.Literal(password))
+        )
+        # To switch off the triggers that keep the audit trail, for which a table's owner is
+        # needed otherwise (tests.emptying). PostgreSQL 15 is the oldest that has this right.
+        admin.execute(sql.SQL("GRANT SET ON PARAMETER session_replication_role TO {}").format(role))
+    try:
+        yield as_role(admin_url, f"{name}:{password}")
+    finally:
+        # With a server of our own it may be gone already, role and all.
+        with (
+            contextlib.suppress(psycopg.Error),
+            psycopg.connect(admin_url, autocommit=True) as admin,
+        ):
+            admin.execute(sql.SQL("DROP OWNED BY {}").format(role))
+            admin.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def as_role(url: str, credentials: str) -> str:
+    """The address with other ``credentials`` (``name:password``, or an address that has them)."""
+    if "://" in credentials:
+        credentials = urlsplit(credentials).netloc.rpartition("@")[0]
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{credentials}@{parts.netloc.rpartition('@')[2]}"))
 
 
 def server_version(url: str) -> str:

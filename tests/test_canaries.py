@@ -7,7 +7,6 @@ dashboard and the broker. Then every byte that it wrote or answered is searched.
 import base64
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -17,7 +16,7 @@ import pytest
 import redis
 from psycopg import sql
 
-from tests.processes import database_url, fresh_database, oauthvault, redis_url, web_processes
+from tests.processes import oauthvault, own_stores, web_processes
 from tests.simulator import Login, Simulator
 
 pytestmark = [pytest.mark.system, pytest.mark.postgres_too]
@@ -46,11 +45,8 @@ def variables(tmp_path: Path, upstream: Simulator) -> Iterator[dict[str, str]]:
         "CLAUDE_REFRESH_TOKEN": str(login.refresh_token),
         "CLAUDE_EXPIRES_AT": str(int(login.expires_at)),
     }
-    with ExitStack() as stack:
-        if url := database_url():
-            given["DATABASE_URL"] = stack.enter_context(fresh_database(url))
-            given["REDIS_URL"] = redis_url() or ""
-        yield given
+    with own_stores() as stores:
+        yield given | stores
 
 
 def test_canary_tokens_are_found_nowhere(
@@ -170,7 +166,7 @@ def walk_the_dashboard(client: httpx.Client) -> list[bytes]:
 def bytes_at_rest(folder: Path, variables: dict[str, str]) -> list[bytes]:
     """Every file, every table, every key of Redis."""
     found = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
-    if url := variables.get("DATABASE_URL"):
+    if url := variables.get("OAUTHVAULT_MIGRATION_DATABASE_URL"):
         with psycopg.connect(url) as connection:
             tables = connection.execute(
                 "SELECT tablename FROM pg_tables WHERE schemaname = 'oauthvault'"

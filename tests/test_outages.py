@@ -48,13 +48,22 @@ def ours() -> Iterator[servers.Servers]:
 
 
 @pytest.fixture(scope="module")
-def pattern(ours: servers.Servers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def service_url(ours: servers.Servers) -> Iterator[str]:
+    with servers.service_role(str(ours.database_url)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def pattern(
+    ours: servers.Servers, service_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The data directory of a vault that was initialised and never used; its database is
     the one that the servers came with."""
     folder = tmp_path_factory.mktemp("pattern")
     done = oauthvault(
         "init",
-        DATABASE_URL=str(ours.database_url),
+        DATABASE_URL=service_url,
+        OAUTHVAULT_MIGRATION_DATABASE_URL=str(ours.database_url),
         OAUTHVAULT_DATA_DIR=str(folder),
         OAUTHVAULT_SERVICE_KEY=SERVICE_KEY,
     )
@@ -145,11 +154,14 @@ class Part:
 class Vault:
     """A vault of a test's own: its data directory, its database, its parts."""
 
-    def __init__(self, folder: Path, database: str, redis_url: str | None, **more: str) -> None:
+    def __init__(
+        self, folder: Path, database: str, service_url: str, redis_url: str | None, **more: str
+    ) -> None:
         self.folder, self.database = folder, database
         self.environment = clean_environment(
             OAUTHVAULT_DATA_DIR=str(folder / "data"),
-            DATABASE_URL=database,
+            DATABASE_URL=servers.as_role(database, service_url),
+            OAUTHVAULT_MIGRATION_DATABASE_URL=database,
             OAUTHVAULT_SERVICE_KEY=SERVICE_KEY,
             OAUTHVAULT_WEB_WORKERS="1",
             **({} if redis_url is None else {"REDIS_URL": redis_url}),
@@ -235,7 +247,7 @@ MakeVault = Callable[..., Vault]
 
 @pytest.fixture
 def vault(
-    ours: servers.Servers, pattern: Path, upstream: Simulator, tmp_path: Path
+    ours: servers.Servers, service_url: str, pattern: Path, upstream: Simulator, tmp_path: Path
 ) -> Iterator[MakeVault]:
     """Make a vault: `vault(has_redis=False, CLAUDE_OAUTH_REFRESH_THRESHOLD="2")`."""
     made: list[Vault] = []
@@ -247,6 +259,7 @@ def vault(
             Vault(
                 tmp_path,
                 copy_of_database(str(ours.database_url)),
+                service_url,
                 ours.redis_url if has_redis else None,
                 CLAUDE_OAUTH_TOKEN_URL=upstream.token_url,
                 **more,

@@ -7,13 +7,12 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.processes import database_url, fresh_database, oauthvault, redis_url, web_processes
+from tests.processes import oauthvault, own_stores, web_processes
 from tests.simulator import Simulator
 
 pytestmark = [pytest.mark.system, pytest.mark.postgres_too]
@@ -37,12 +36,11 @@ def addresses(tmp_path: Path, upstream: Simulator) -> Iterator[list[str]]:
         "CLAUDE_OAUTH_TOKEN_URL": upstream.token_url,
         "OAUTHVAULT_WEB_WORKERS": "1",
     }
-    with ExitStack() as stack:
-        if url := database_url():
-            variables["DATABASE_URL"] = stack.enter_context(fresh_database(url))
-            variables["REDIS_URL"] = redis_url() or ""
-        count = 2 if url else 1
-        yield stack.enter_context(web_processes(tmp_path, count, **variables))
+    with (
+        own_stores() as stores,
+        web_processes(tmp_path, 2 if stores else 1, **variables, **stores) as served,
+    ):
+        yield served
 
 
 def test_a_hundred_callers_at_expiry_cause_one_refresh_and_all_have_the_new_token(

@@ -44,6 +44,8 @@ class ImportedCredential:
     is_max: bool
     subscription_type: str
     login_expires_at: int | None
+    # The file names none, and `scopes` are the usual ones.
+    scopes_assumed: bool = False
 
 
 def parse_credentials(content: object, *, now: float) -> ImportedCredential:
@@ -123,6 +125,7 @@ class _Reader:
             is_max=is_max,
             subscription_type=subscription,
             login_expires_at=login_ends,
+            scopes_assumed=self._values.get("scopes") is None,
         )
 
     def _refuse(self, field: str, reason: str) -> None:

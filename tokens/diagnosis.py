@@ -12,6 +12,13 @@ NEW_LOGIN = (
     "`oauthvault import_credentials ~/.claude/.credentials.json --tenant {tenant} --user {user}`"
 )
 
+# A setup-token comes from no file of Claude Code's.
+ANOTHER_SETUP = (
+    "Make a new token (`claude setup-token`), write it into a JSON file with accessToken and "
+    "expiresAt, and store it: "
+    "`oauthvault import_credentials FILE --tenant {tenant} --user {user}`"
+)
+
 RESTORED = (
     "The database seems to be a restored one. Nothing is refreshed until an operator runs "
     "`oauthvault release_quarantine`."
@@ -74,8 +81,9 @@ def describe_obstacle(credential: OAuthCredential, *, now: float) -> str | None:
             return f"{why} Its owner must settle that with the provider."
         return why
     if status == Status.EXPIRED and not credential.has_refresh_token:
-        return "The access token has expired, and there is no refresh token. " + NEW_LOGIN.format(
-            **where
+        return (
+            "The access token has expired, and there is no refresh token. "
+            + ANOTHER_SETUP.format(**where)
         )
     if status == Status.EXPIRED:
         return (
@@ -95,9 +103,10 @@ def describe_end(credential: OAuthCredential, *, now: float) -> str | None:
     left = end - now
     if left > endings.WARNING_DAYS[0] * endings.DAY:
         return None
-    new_login = NEW_LOGIN.format(**_where(credential))
     if not credential.has_refresh_token:
-        return f"This credential has no refresh token and ends {_ahead(left)}. {new_login}"
+        new_token = ANOTHER_SETUP.format(**_where(credential))
+        return f"This credential has no refresh token and ends {_ahead(left)}. {new_token}"
+    new_login = NEW_LOGIN.format(**_where(credential))
     if endings.is_estimate(credential):
         when = f"ends {_ahead(left)}" if left > 0 else "may end at any moment"
         when += " (an estimate, counted from the import)"

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
+from tokens import isolation
 from tokens.clock import DatabaseNow
 from tokens.models import Heartbeat, OAuthCredential, Tenant
 from tokens.refresh import gate
@@ -28,6 +29,7 @@ _FREE = Q(lease_until=None) | Q(lease_until__lte=DatabaseNow())
 _TURN = "take"
 
 
+@isolation.every_tenant()
 def take(*, now: float, most: int) -> list[Due]:
     """At most ``most`` of what is due, as far as there is room; each tenant in its turn.
 
@@ -60,6 +62,7 @@ def take(*, now: float, most: int) -> list[Due]:
     return sorted(taken, key=lambda due: order[due[1]])
 
 
+@isolation.every_tenant()
 def put_back(taken: Iterable[Due]) -> None:
     """These were taken and are not going to be refreshed now: let others take them.
 
@@ -75,9 +78,10 @@ def postpone(tried: Due, *, now: float) -> None:
     place in the room and in the line for a minute. Claimed or moved on meanwhile: untouched.
     """
     tenant_id, credential_id, _ = tried
-    OAuthCredential.objects.filter(
-        _FREE, tenant_id=tenant_id, pk=credential_id, refresh_due_at__lte=int(now)
-    ).update(taken_until=None, refresh_due_at=int(now) + TAKEN_FOR)
+    with isolation.of(tenant_id):
+        OAuthCredential.objects.filter(
+            _FREE, tenant_id=tenant_id, pk=credential_id, refresh_due_at__lte=int(now)
+        ).update(taken_until=None, refresh_due_at=int(now) + TAKEN_FOR)
 
 
 def _waiting(now: float) -> QuerySet[OAuthCredential]:

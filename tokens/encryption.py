@@ -97,6 +97,11 @@ class Keyring:
     def primary_id(self) -> str:
         return self._primary.key_id
 
+    @property
+    def ids(self) -> list[str]:
+        """The names of all keys of this ring, the primary first."""
+        return list(self._by_id)
+
     def __contains__(self, key_id: str) -> bool:
         return key_id in self._by_id
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from tokens import audit
+from tokens import audit, isolation
 from tokens.models import OAuthCredential, Standing
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ def due(*, now: float) -> QuerySet[OAuthCredential]:
     ).order_by("announce_at")
 
 
+@isolation.every_tenant()
 def announce_due(*, now: float) -> int:
     """Say of each login whose warning is due that it ends: a line in the log and a record in
     the audit trail. The number said. Two sweeps at once say it once."""
@@ -116,9 +117,10 @@ def _announce(credential: OAuthCredential, *, now: float) -> bool:
         )
     # Not before it is committed: what is rolled back is said by the next sweep.
     logger.warning(
-        "the login of credential %s of tenant %s ends within %d day(s), on %s%s; "
-        "no refresh extends it",
-        credential.pk, credential.tenant.slug, days, ends, " (an estimate)" if estimate else "",
+        "the login of user %r of tenant %s (credential %s) ends within %s, on %s%s; "
+        "no refresh extends it: the person signs in to Claude again before that",
+        credential.user_id, credential.tenant.slug, credential.pk,
+        "1 day" if days == 1 else f"{days} days", ends, " (an estimate)" if estimate else "",
     )  # fmt: skip
     return True
 

@@ -21,10 +21,10 @@ import uuid
 from collections.abc import Callable
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.models import F
 
-from tokens import audit, outside
+from tokens import audit, isolation, outside
 from tokens.diagnosis import RESTORED
 from tokens.errors import Quarantined, StoreUnavailable
 from tokens.models import (
@@ -70,6 +70,19 @@ def serve() -> None:
     given another directory."""
     global _serves
     _serves = True
+
+
+def look_at_start(*, now: float) -> None:
+    """Find a restored database out before anything of it is handed out. What cannot be told
+    at this moment is found by the first claim or sweep."""
+    try:
+        verify(now=now)
+    except (Quarantined, StoreUnavailable) as refusal:
+        logger.error("%s", refusal.detail)
+    except DatabaseError as error:
+        logger.warning("the database cannot be asked for its epoch: %s", type(error).__name__)
+    finally:
+        connection.close()
 
 
 def verify(*, now: float) -> int:
@@ -142,6 +155,7 @@ def keep_outside(vault_id: uuid.UUID, epoch: int, *, everywhere: bool = False) -
         logger.warning("the epoch cannot be written outside of the database")
 
 
+@isolation.every_tenant()
 def release(
     *,
     tenant: Tenant | None,
@@ -250,6 +264,7 @@ def _with_nothing_outside(row: Deployment, *, everywhere: bool, now: float) -> i
     return row.epoch
 
 
+@isolation.every_tenant()
 def _quarantine(known: int, reason: str, *, now: float) -> None:
     with transaction.atomic():
         row = Deployment.objects.select_for_update().get(pk=1)
@@ -299,6 +314,7 @@ def _behind(row: Deployment, known: int) -> str:
     return f"the database is at epoch {row.epoch}, and was at {known} before"
 
 
+@isolation.every_tenant()
 def _has_left_a_trace(row: Deployment) -> bool:
     """Whether the outside must know this database: its epoch has risen, and it is filled."""
     return row.epoch > 0 and OAuthCredential.objects.exclude(standing=Standing.REVOKED).exists()

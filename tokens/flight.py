@@ -1,10 +1,11 @@
 """Refreshes that a request needs: begun in the background of this process, and waited for.
 
-The request's own thread never asks the authorization server, so that a caller who gives
-up, or may wait only a second, does not cut a refresh short. And only half of a process's
-threads may wait at all: the others stay free for users whose token is alive.
+The request's own thread claims, and never asks the authorization server, so that a caller
+who gives up, or may wait only a second, does not cut a refresh short. And only half of a
+process's threads may wait at all: the others stay free for users whose token is alive.
 """
 
+import copy
 import logging
 import random
 import threading
@@ -12,13 +13,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from django.conf import settings
-from django.db import close_old_connections, connection
+from django.db import connection
 
-from tokens.errors import VaultError
+from tokens.errors import RateLimited, VaultError
 from tokens.models import Cause, Outcome, RefreshAttempt
-from tokens.refresh import refresh
+from tokens.prepared import Prepared
+from tokens.refresh import Claim, carry_out, claim_refresh, withdraw
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +33,37 @@ _MOST_AT_ONCE, _MOST_OF_ONE_TENANT = 32, 16
 _pool = ThreadPoolExecutor(max_workers=_MOST_AT_ONCE, thread_name_prefix="refresh")
 _lock = threading.Lock()
 _begun: dict[int, int] = {}  # credential, tenant
-_refusals: dict[int, VaultError] = {}
+_refusals: dict[int, "_Refused"] = {}
 _room = threading.BoundedSemaphore(max(1, settings.OAUTHVAULT_WEB_THREADS // 2))
+# A claim waits for locks, if only for moments: of the other half of the threads some stay
+# free of it too.
+_room_to_claim = threading.BoundedSemaphore(max(1, settings.OAUTHVAULT_WEB_THREADS // 4))
+# Seconds for which those who wait with a refused one may still ask why.
+_REMEMBERED = 60.0
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """``at``: when, by this process's monotonic clock."""
+
+    refusal: VaultError
+    cause: Cause
+    at: float
+
+
+class _Work:
+    """A claim on its way to a thread of the pool: carried out or given back, never both."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self._lock = threading.Lock()
+        self._taken = False
+
+    def take(self) -> bool:
+        """Whether it is the caller's. Only the first one is told yes."""
+        with self._lock:
+            taken, self._taken = self._taken, True
+        return not taken
 
 
 @contextmanager
@@ -48,19 +80,54 @@ def waiting_place() -> Iterator[bool]:
 def begin(*, tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str) -> None:
     """Have the credential refreshed, once, however many ask in this process.
 
-    Returns at once. Another process may hold the lease; then nothing is begun here.
+    Claimed here and now, by the connection that the caller has anyway (of four processes
+    that are asked at once, three would open one to find that they come too late); asked and
+    saved in the background. Another process may hold the lease; then nothing is begun. Nor
+    is anything while too many threads are claiming: their callers come back in a moment.
+    Raises as `tokens.refresh.refresh` does where nothing can be claimed.
     """
+    if not _room_to_claim.acquire(blocking=False):
+        return
+    try:
+        _begin(tenant_id, credential_id, generation, cause, actor)
+    finally:
+        _room_to_claim.release()
+
+
+def _begin(tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str) -> None:
     with _lock:
         if credential_id in _begun:
             return
-        _refusals.pop(credential_id, None)
+        for old in [
+            each for each, kept in _refusals.items() if kept.at < time.monotonic() - _REMEMBERED
+        ]:
+            del _refusals[old]
         of_tenant = sum(holder == tenant_id for holder in _begun.values())
         if of_tenant >= _MOST_OF_ONE_TENANT or len(_begun) >= _MOST_AT_ONCE:
             # Their callers are told to come back in a moment. Nothing waits in a line: a
             # process that is told to end claims nothing new.
             return
         _begun[credential_id] = tenant_id
-    _pool.submit(_run, tenant_id, credential_id, generation, cause, actor)
+    handed_on = False
+    try:
+        claim = claim_refresh(
+            tenant_id=tenant_id,
+            credential_id=credential_id,
+            cause=cause,
+            actor=actor,
+            generation=generation,
+        )
+        if claim is not None:
+            handed_on = _hand_on(claim)
+    except VaultError as refusal:
+        with _lock:
+            # For those who wait with us. A copy has none of the frames, which hold what a
+            # refusal must not.
+            _refusals[credential_id] = _Refused(copy.copy(refusal), cause, time.monotonic())
+        raise
+    finally:
+        if not handed_on:
+            _ended(credential_id)
 
 
 def is_begun(credential_id: int) -> bool:
@@ -74,19 +141,37 @@ def is_under_way(*, tenant_id: int, credential_id: int, since: float) -> bool:
     here or in any other process."""
     return (
         is_begun(credential_id)
-        or RefreshAttempt.objects.filter(
+        or _IN_FLIGHT.first(
             tenant_id=tenant_id,
             credential_id=credential_id,
-            outcome=Outcome.IN_FLIGHT,
-            started_at__gt=since - settings.REFRESH_LEASE,
-        ).exists()
+            earliest=since - settings.REFRESH_LEASE,
+        )
+        is not None
     )
 
 
-def refusal_of(credential_id: int) -> VaultError | None:
-    """Why the refresh that was begun here last could not even be claimed."""
+_IN_FLIGHT = Prepared(
+    lambda tenant_id, credential_id, earliest: RefreshAttempt.unscoped.filter(
+        tenant_id=tenant_id,
+        credential_id=credential_id,
+        outcome=Outcome.IN_FLIGHT,
+        started_at__gt=earliest,
+    ).order_by(),
+    stand_ins={"tenant_id": -1, "credential_id": -2, "earliest": -3.0},
+)
+
+
+def refusal_of(credential_id: int, *, cause: Cause, since: float) -> VaultError | None:
+    """Why a refresh that was begun here after ``since`` (of the monotonic clock) could not even
+    be claimed, by whomever. The floor of reported 401s concerns who reports one, and nobody
+    else."""
     with _lock:
-        return _refusals.get(credential_id)
+        kept = _refusals.get(credential_id)
+    if kept is None or kept.at < since:
+        return None
+    if isinstance(kept.refusal, RateLimited) and kept.cause != cause:
+        return None
+    return copy.copy(kept.refusal)
 
 
 def wait_until_landed(*, tenant_id: int, credential_id: int, now: float, seconds: float) -> bool:
@@ -106,23 +191,34 @@ def wait_until_landed(*, tenant_id: int, credential_id: int, now: float, seconds
     return True
 
 
-def _run(tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str) -> None:
+def _hand_on(claim: Claim) -> bool:
+    """Whether a thread of the pool carries it out."""
+    work = _Work(claim)
     try:
-        close_old_connections()
-        refresh(
-            tenant_id=tenant_id,
-            credential_id=credential_id,
-            cause=cause,
-            actor=actor,
-            generation=generation,
-        )
-    except VaultError as refusal:
-        with _lock:
-            # Without its frames, which hold what a refusal must not.
-            _refusals[credential_id] = refusal.with_traceback(None)
+        _pool.submit(_carry_out, work)
+    except RuntimeError:
+        # The process ends, and its pool takes nothing any more. Or no thread could be started:
+        # then it lies in the pool's line all the same, and another thread may come to it.
+        if not work.take():
+            return True
+        withdraw(claim)
+        return False
+    return True
+
+
+def _carry_out(work: _Work) -> None:
+    if not work.take():
+        return
+    claim = work.claim
+    try:
+        carry_out(claim)
     except Exception:
-        logger.exception("the refresh of credential %s could not be done", credential_id)
+        logger.exception("the refresh of credential %s could not be done", claim.credential.pk)
     finally:
         connection.close()
-        with _lock:
-            _begun.pop(credential_id, None)
+        _ended(claim.credential.pk)
+
+
+def _ended(credential_id: int) -> None:
+    with _lock:
+        _begun.pop(credential_id, None)

@@ -13,6 +13,7 @@ from collections import Counter
 from django.db import DatabaseError, transaction
 from django.db.models import F, Q
 
+from tokens import isolation
 from tokens.behind import WriteBehind
 from tokens.models import HandOut, HandOutTally, OAuthCredential, Tenant
 
@@ -66,6 +67,7 @@ def note_refusal(*, tenant_id: int, code: str) -> None:
     _writer.wake()
 
 
+@isolation.every_tenant()
 def write() -> None:
     """Write what was gathered. What cannot be written is kept for the next time."""
     with _lock:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from django.db import IntegrityError, transaction
 
-from tokens import audit, endings, sealing
+from tokens import audit, endings, isolation, sealing
 from tokens.credential_file import MINTS_API_KEYS, ImportedCredential
 from tokens.errors import (
     AlreadyStored,
     PreconditionFailed,
     RefreshInProgress,
     StaleCredential,
+    TenantSuspended,
 )
 from tokens.keyring import fingerprint
 from tokens.models import (
@@ -41,6 +42,7 @@ class ImportResult:
     warnings: list[str]
 
 
+@isolation.of_its_tenant
 def import_credential(
     *,
     tenant: Tenant,
@@ -54,7 +56,7 @@ def import_credential(
     """Store ``offered`` as the credential of ``user_id``, in place of what is there.
 
     A refresh under way loses: its save finds another generation. Raises StaleCredential,
-    AlreadyStored or PreconditionFailed, and then nothing was stored.
+    AlreadyStored, PreconditionFailed or TenantSuspended, and then nothing was stored.
     """
     try:
         with transaction.atomic():
@@ -77,6 +79,9 @@ def _store(
     only_if_absent: bool,
     now: float,
 ) -> ImportResult:
+    # Read again: it may have been suspended, for its deletion even, since the caller was let in.
+    if Tenant.objects.filter(pk=tenant.pk, suspended_at__isnull=False).exists():
+        raise TenantSuspended("This tenant is suspended.")
     credential = (
         OAuthCredential.objects.for_tenant(tenant)
         .select_for_update(of=("self",))
@@ -134,11 +139,12 @@ def _held_already(credential: OAuthCredential | None, offered: ImportedCredentia
         for token in (offered.access_token, offered.refresh_token)
         if token is not None
     }
-    known = list(
-        TokenFingerprint.objects.filter(digest__in=digests).values_list(
-            "credential_id", "digest", "retired_at"
+    with isolation.every_tenant():
+        known = list(
+            TokenFingerprint.objects.filter(digest__in=digests).values_list(
+                "credential_id", "digest", "retired_at"
+            )
         )
-    )
     own_id = credential.pk if credential is not None else None
     if any(retired_at is not None for _, _, retired_at in known):
         raise StaleCredential(
@@ -248,7 +254,13 @@ def _warnings(offered: ImportedCredential, *, now: float) -> list[str]:
             "one of the two will be signed out: keep it here only."
         )
     if MINTS_API_KEYS in offered.scopes:
+        assumed = (
+            " The file names no scopes: the usual ones are assumed, and this is among them."
+            if offered.scopes_assumed
+            else ""
+        )
         warnings.append(
             f"The scope {MINTS_API_KEYS} can create API keys that outlive a revocation here."
+            f"{assumed}"
         )
     return warnings

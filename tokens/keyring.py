@@ -8,35 +8,44 @@ import functools
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from oauthvault import datadir
 from oauthvault.env import ConfigurationError
+from tokens import isolation
 from tokens.encryption import Key, Keyring, generate_kek, parse_kek
 from tokens.errors import EncryptionError
 from tokens.models import DataKey, Tenant, VaultKey
 
 FINGERPRINTS = "fingerprints"
 API_KEYS = "api keys"
+AUDIT_TRAIL = "audit trail"
+_PURPOSES = (FINGERPRINTS, API_KEYS, AUDIT_TRAIL)
 
 
 def load_keyring() -> Keyring:
-    """The KEKs from the environment, else from the key file. ConfigurationError without any."""
+    """The KEKs from the environment, else from the key file. ConfigurationError without any.
+
+    The file is read anew each time: a process that runs on finds the key that was added to
+    it before anything was wrapped by that key.
+    """
     given = [key.reveal() for key in settings.ENCRYPTION_KEYS]
-    source = "CLAUDE_TOKEN_ENCRYPTION_KEY"
     if not given:
-        kept = datadir.read_secret_file(settings.ENCRYPTION_KEY_FILE)
-        if kept is None:
-            raise ConfigurationError(_why_no_key())
-        given, source = [kept], str(settings.ENCRYPTION_KEY_FILE)
-    try:
-        return _keyring(tuple(given))
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{source} must be 32 bytes in base64 (openssl rand -base64 32), but {error}"
-        ) from None
+        given = keys_in_file()
+    return _keyring(tuple(given))
+
+
+def keys_in_file() -> list[str]:
+    """The KEKs of the key file, one to a line: the first wraps, the others are good for
+    opening. ConfigurationError if there is no such file, or no key in it."""
+    kept = datadir.read_secret_file(settings.ENCRYPTION_KEY_FILE)
+    if kept is None:
+        raise ConfigurationError(_why_no_key())
+    return kept.split()
 
 
 def check_keys() -> None:
@@ -72,7 +81,7 @@ def ensure_vault_keys(keyring: Keyring) -> None:
     present = set(VaultKey.objects.values_list("purpose", flat=True))
     try:
         with transaction.atomic():
-            for purpose in (FINGERPRINTS, API_KEYS):
+            for purpose in _PURPOSES:
                 if purpose not in present:
                     _, wrapped = keyring.new_key(key_id="vault", context=[purpose])
                     VaultKey.objects.create(
@@ -83,6 +92,7 @@ def ensure_vault_keys(keyring: Keyring) -> None:
         return
 
 
+@isolation.every_tenant()
 def verify_keys(keyring: Keyring) -> None:
     """Raise ConfigurationError unless every wrapped key names a KEK at hand that opens it.
 
@@ -97,8 +107,8 @@ def verify_keys(keyring: Keyring) -> None:
         raise ConfigurationError(
             "CLAUDE_TOKEN_ENCRYPTION_KEY does not open what the database holds: "
             f"key {', '.join(missing)} is needed, "
-            f"key {keyring.primary_id} is given (add the other one to "
-            "CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS). Nothing was changed"
+            f"key {keyring.primary_id} is given (add the other one to {_where_fallbacks_go()}). "
+            "Nothing was changed"
         )
     try:
         for kek in sorted(needed):
@@ -124,12 +134,27 @@ def api_key_digest(key_text: str) -> str:
     return _hash(API_KEYS, key_text)
 
 
+def audit_digest(text: str) -> str:
+    """What only the vault can write under a record, or a batch, of the audit trail."""
+    return _hash(AUDIT_TRAIL, text)
+
+
 def sealing_key(tenant: Tenant) -> tuple[DataKey, Key]:
     """The data key that seals for this tenant, made on first use."""
     row = DataKey.objects.filter(tenant=tenant, retired_at=None).first()
     if row is None:
-        row = _new_data_key(tenant)
+        row = _first_data_key(tenant)
     return row, unwrap_data_key(row)
+
+
+def still_seals(row: DataKey) -> bool:
+    """Whether this is the key that seals for its tenant at this moment."""
+    return DataKey.objects.filter(tenant_id=row.tenant_id, pk=row.pk, retired_at=None).exists()
+
+
+def still_there(row: DataKey) -> bool:
+    """Whether what is sealed under this key can be stored: it has not been destroyed."""
+    return DataKey.objects.filter(tenant_id=row.tenant_id, pk=row.pk).exists()
 
 
 def unwrap_data_key(row: DataKey) -> Key:
@@ -137,20 +162,51 @@ def unwrap_data_key(row: DataKey) -> Key:
     return _unwrapped(row.wrapped, row.key_id, f"tenant {row.tenant_id}")
 
 
-def _new_data_key(tenant: Tenant) -> DataKey:
+def new_data_key(tenant: Tenant) -> DataKey:
+    """A fresh data key of the tenant, wrapped by the primary KEK. IntegrityError if one that
+    seals is there."""
     keyring = load_keyring()
     key_id = secrets.token_hex(8)
     _, wrapped = keyring.new_key(key_id=key_id, context=[f"tenant {tenant.pk}"])
+    return DataKey.objects.create(
+        key_id=key_id, tenant=tenant, wrapped=wrapped, kek_id=keyring.primary_id
+    )
+
+
+@contextmanager
+def key_file_at_rest() -> Iterator[None]:
+    """While no KEK comes into the key file or goes out of it: a key that is wrapped meanwhile
+    is wrapped by one that is there afterwards. Where no key file counts, nothing changes."""
+    if settings.ENCRYPTION_KEYS:
+        yield
+        return
+    with datadir.turn(settings.OAUTHVAULT_DATA_DIR / "init.lock"):
+        yield
+
+
+def rewrapped(row: DataKey | VaultKey, keyring: Keyring) -> str:
+    """The same key, wrapped by the primary KEK. EncryptionError if it does not open."""
+    if isinstance(row, VaultKey):
+        return keyring.rewrap(row.wrapped, key_id="vault", context=[row.purpose])
+    return keyring.rewrap(row.wrapped, key_id=row.key_id, context=[f"tenant {row.tenant_id}"])
+
+
+def _first_data_key(tenant: Tenant) -> DataKey:
     try:
         with transaction.atomic():
-            return DataKey.objects.create(
-                key_id=key_id, tenant=tenant, wrapped=wrapped, kek_id=keyring.primary_id
-            )
+            return new_data_key(tenant)
     except IntegrityError:
         # Another process made this tenant's first key in the same moment.
         return DataKey.objects.get(tenant=tenant, retired_at=None)
 
 
+def _where_fallbacks_go() -> str:
+    if settings.ENCRYPTION_KEYS:
+        return "CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS"
+    return f"{settings.ENCRYPTION_KEY_FILE}, on a line of its own"
+
+
+@isolation.every_tenant()
 def _something_is_sealed() -> bool:
     return VaultKey.objects.exists() or DataKey.objects.exists()
 
@@ -184,7 +240,24 @@ def _vault_key(purpose: str) -> Key:
 
 @functools.lru_cache(maxsize=4)
 def _keyring(texts: tuple[str, ...]) -> Keyring:
-    return Keyring([parse_kek(text) for text in texts])
+    materials = []
+    for place, text in enumerate(texts):
+        try:
+            materials.append(parse_kek(text))
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{_source(place)} must be 32 bytes in base64 (openssl rand -base64 32), "
+                f"but {error}"
+            ) from None
+    return Keyring(materials)
+
+
+def _source(place: int) -> str:
+    """Where the key of this place in the keyring was given."""
+    if settings.ENCRYPTION_KEYS:
+        variable = "CLAUDE_TOKEN_ENCRYPTION_KEY"
+        return variable if place == 0 else f"{variable}_FALLBACKS (key {place})"
+    return str(settings.ENCRYPTION_KEY_FILE) + (f" (key {place + 1})" if place else "")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from django.conf import settings
 from django.db.models import Case, CharField, F, Q, QuerySet, Value, When
 
+from tokens import isolation
 from tokens.models import OAuthCredential, Standing, Status, Tenant
 
 
@@ -16,6 +17,7 @@ class Page:
     next_after: str | None
 
 
+@isolation.of_its_tenant
 def list_credentials(
     *, tenant: Tenant, status: Status | None, after: str | None, limit: int, now: float
 ) -> Page:

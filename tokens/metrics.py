@@ -23,7 +23,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from tokens import clock, endings, epoch, handouts
+from tokens import clock, endings, epoch, handouts, isolation, notices
 from tokens.listing import renewable, status_in_sql
 from tokens.models import (
     HandOutTally,
@@ -55,6 +55,7 @@ class VaultCollector(Collector):
         slugs = dict(Tenant.objects.order_by("slug").values_list("pk", "slug"))
         yield from _of_the_document(slugs, now)
         yield from _tallied(slugs)
+        yield _unusual_keys(slugs, now)
         yield from _of_deployment(now)
 
     def describe(self) -> Iterable[Metric]:
@@ -67,6 +68,7 @@ REGISTRY = CollectorRegistry(auto_describe=False)
 REGISTRY.register(VaultCollector())
 
 
+@isolation.every_tenant()
 def exposition() -> bytes:
     """The vault's metrics in Prometheus' text format 0.0.4."""
     return generate_latest(REGISTRY)
@@ -187,6 +189,24 @@ def _cumulated(counts: Mapping[int, int]) -> list[tuple[str, float]]:
         so_far += counts.get(bound, 0)
         buckets.append((str(bound / 1000), so_far))
     return [*buckets, ("+Inf", sum(counts.values()))]
+
+
+def _unusual_keys(slugs: Mapping[int, str], now: float) -> Metric:
+    family = GaugeMetricFamily(
+        "oauthvault_keys_with_unusual_span",
+        "Service keys that were handed the tokens of unusually many users in an hour of the "
+        "last day.",
+        labels=["tenant"],
+    )
+    counts = dict(
+        notices.noticed(now=now)
+        .order_by()
+        .values_list("tenant_id")
+        .annotate(keys=Count("actor", distinct=True))
+    )
+    for tenant_id, slug in slugs.items():
+        family.add_metric([slug], counts.get(tenant_id, 0))
+    return family
 
 
 def _of_deployment(now: float) -> Iterator[Metric]:

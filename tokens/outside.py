@@ -5,6 +5,7 @@ database is told from the one we left, and answers that the database could not t
 Redis is shared by every process of the deployment; the data directory is one machine's.
 """
 
+import errno
 import functools
 import logging
 import os
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 # Seconds. Redis is asked in the middle of other work: a short wait, and after a failure
 # none at all for a while.
 _PATIENCE, _LEFT_ALONE = 2.0, 5.0
+
+# Bytes that an answer may take in the spool.
+_LARGEST = 16_384
 
 _silent_until = 0.0
 
@@ -71,7 +75,8 @@ def prove_writable(path: Path) -> None:
     try:
         descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(descriptor, b"\0" * 16_384)
+            if os.write(descriptor, b"\0" * _LARGEST) < _LARGEST:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
     finally:

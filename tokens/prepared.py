@@ -14,6 +14,8 @@ from django.db import connection
 from django.db.models import Model, QuerySet
 from django.db.models.query import get_related_populators
 
+from tokens import isolation
+
 M = TypeVar("M", bound=Model)
 
 
@@ -35,14 +37,20 @@ class Prepared(Generic[M]):
     column's type and occurs nowhere else in the query."""
 
     def __init__(
-        self, build: Callable[..., "QuerySet[M]"], stand_ins: Mapping[str, int | str]
+        self, build: Callable[..., "QuerySet[M]"], stand_ins: Mapping[str, int | str | float]
     ) -> None:
         self._build, self._stand_ins = build, stand_ins
         self._lock = threading.Lock()
         self._compiled: _Compiled | None = None
 
-    def first(self, **values: int | str) -> M | None:
-        """The one row, with what it is joined to; None if there is none. One statement."""
+    def first(self, **values: int | str | float) -> M | None:
+        """The one row, with what it is joined to; None if there is none. One statement.
+
+        IsolationError if the ``tenant_id`` among the values is none of the current ones.
+        """
+        tenant_id = values.get("tenant_id")
+        if tenant_id is not None and not isolation.covers(int(tenant_id)):
+            raise isolation.IsolationError("at work for one tenant, and asked for another")
         compiled = self._compiled or self._compile()
         with connection.cursor() as cursor:
             cursor.execute(

@@ -82,6 +82,49 @@ def open_pair(
     )
 
 
+def opens(credential: OAuthCredential) -> bool:
+    """Whether everything that is sealed in this row opens."""
+    try:
+        open_access_token(credential)
+        if credential.has_refresh_token:
+            open_refresh_token(credential)
+    except EncryptionError:
+        return False
+    return True
+
+
+def seal_again(credential: OAuthCredential, *, under: tuple[DataKey, Key]) -> SealedPair:
+    """What the credential holds, sealed under another data key of its tenant.
+    EncryptionError if it does not open."""
+    refresh_token = open_refresh_token(credential) if credential.has_refresh_token else None
+    return seal_pair(
+        tenant=credential.tenant,
+        credential_id=credential.pk,
+        access_token=open_access_token(credential),
+        refresh_token=refresh_token,
+        under=under,
+    )
+
+
+def exchange(credential: OAuthCredential, pair: SealedPair) -> bool:
+    """Put ``pair`` in place of exactly what ``credential`` was read with. False: the row is
+    another one by now (refreshed, imported, revoked, sealed again), and was left alone."""
+    return bool(
+        OAuthCredential.objects.filter(
+            tenant_id=credential.tenant_id,
+            pk=credential.pk,
+            generation=credential.generation,
+            data_key_id=credential.data_key_id,
+            access_token_encrypted=credential.access_token_encrypted,
+            refresh_token_encrypted=credential.refresh_token_encrypted,
+        ).update(
+            data_key=pair.data_key,
+            access_token_encrypted=pair.access_token_encrypted,
+            refresh_token_encrypted=pair.refresh_token_encrypted,
+        )
+    )
+
+
 def record_fingerprints(
     *,
     credential: OAuthCredential,

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db.models import Count, F, Min, Model, Q, Sum
 
+from tokens import isolation
 from tokens.models import (
     OAuthCredential,
     Outcome,
@@ -44,10 +45,12 @@ class Statistics:
     as_of: int
 
 
+@isolation.of_its_tenant
 def statistics_for(*, tenant: Tenant, now: float) -> Statistics:
     return _statistics(Q(tenant=tenant), now=now)
 
 
+@isolation.every_tenant()
 def statistics_of_all(*, now: float) -> Statistics:
     """The same for every tenant together, for those who keep the deployment."""
     return _statistics(Q(), now=now)

@@ -11,7 +11,7 @@ from celery.signals import worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import DatabaseError, connection
 
-from tokens import clock, due, endings, epoch
+from tokens import clock, deletion, due, endings, epoch, history, isolation, notices
 from tokens.due import Due
 from tokens.errors import (
     Quarantined,
@@ -20,15 +20,23 @@ from tokens.errors import (
     UpstreamUnavailable,
     VaultError,
 )
-from tokens.models import Cause, Heartbeat
+from tokens.models import Cause, Heartbeat, Tenant
 from tokens.refresh import refresh
 from tokens.refresh.abandoned import settle_abandoned
 from tokens.refresh.replay import pick_up, replay
+from tokens.rotation import data_keys
+from tokens.trail.seal import seal_due
 
 logger = logging.getLogger(__name__)
 
 # Credentials that one message carries, and the seconds for which its task takes on more.
 _CHUNK, _LONGEST_TURN = 8, 120.0
+# Seconds of one sweep that deletions get; nothing of them is urgent but their first steps.
+_DELETING = 5.0
+# Credentials of one tenant that one sweep seals again, where a rotation was cut off.
+# And the seconds of one sweep that all of them get.
+_RESEALED_BY_A_SWEEP, _RESEALING = 1000, 5.0
+_last_looked_after = 0
 
 # A worker's refreshes, whatever the number of its tasks: nearly all of their time they wait
 # for the far side. Threads of a pool are joined when the interpreter ends.
@@ -56,7 +64,9 @@ def sweep() -> int:
     """Publish a refresh for what is due, as far as there is room; the number published.
 
     Before that, what only a scheduler looks after: the epoch, the spool, refreshes whose
-    process died, logins that will end.
+    process died, logins that will end. After it, what no login waits for: data keys that were
+    replaced, the audit trail, what is old enough to be forgotten, keys in use for unusually
+    many, deletions.
     """
     now = clock.now()
     safe = _look_after_epoch(now)
@@ -65,9 +75,13 @@ def sweep() -> int:
     _step("the spool", replay)
     _step("abandoned refreshes", lambda: settle_abandoned(now=now))
     _step("endings", lambda: endings.announce_due(now=now))
-    if not safe or not settings.CLAUDE_OAUTH_AUTO_REFRESH:
-        return 0
-    return _publish(now=now)
+    published = _publish(now=now) if safe and settings.CLAUDE_OAUTH_AUTO_REFRESH else 0
+    _step("replaced data keys", lambda: _look_after_old_keys(now))
+    _step("the audit trail", lambda: seal_due(now=now))
+    _step("old records", lambda: history.forget_old(now=now))
+    _step("key spans", lambda: notices.look_at_spans(now=now))
+    _step("deletions", lambda: deletion.go_on_with_all(seconds=_DELETING))
+    return published
 
 
 @shared_task(name="tokens.refresh_credentials")
@@ -94,6 +108,40 @@ def refresh_credentials(
             }
 
 
+@shared_task(name="tokens.rotate_data_key")
+def rotate_data_key(tenant_id: int, replacing: str, actor: str) -> None:
+    """Give the tenant a new data key in place of ``replacing``, and seal its credentials again.
+    A tenant that is gone, or has another key by now, is given none."""
+    with isolation.of(tenant_id):
+        tenant = Tenant.objects.filter(pk=tenant_id).first()
+        if tenant is None:
+            return
+        done = data_keys.rotate_data_key(
+            tenant=tenant, actor=actor, now=clock.now(), replacing=replacing
+        )
+    logger.info(
+        "data key of tenant %s: %s, %d credentials sealed again, %d left",
+        tenant_id, done.key_id, done.resealed, done.left,
+    )  # fmt: skip
+
+
+def _look_after_old_keys(now: float) -> None:
+    """For some seconds; the next sweep goes on with the tenant after the last of this one."""
+    global _last_looked_after
+    until = time.monotonic() + _RESEALING
+    with isolation.every_tenant():
+        tenants = list(data_keys.unfinished().order_by("pk"))
+    tenants.sort(key=lambda tenant: tenant.pk <= _last_looked_after)
+    for tenant in tenants:
+        if time.monotonic() >= until:
+            return
+        _last_looked_after = tenant.pk
+        with isolation.of(tenant.pk):
+            data_keys.finish_rotation(
+                tenant=tenant, actor="scheduler", now=now, most=_RESEALED_BY_A_SWEEP
+            )
+
+
 def _take_next(places: int) -> list[Due]:
     try:
         return due.take(now=clock.now(), most=places)
@@ -118,7 +166,7 @@ def _look_after_epoch(now: float) -> bool:
         logger.error("nothing is refreshed: %s", refusal.detail)
         return False
     except DatabaseError as error:
-        logger.error("the epoch could not be looked after: %s", type(error).__name__)
+        logger.warning("the epoch could not be looked after: %s", type(error).__name__)
         return False
     return True
 

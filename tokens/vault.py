@@ -5,6 +5,7 @@ clock, asks once, and shapes the answer. `now` is Unix seconds.
 """
 
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,16 @@ from dataclasses import dataclass
 from django.conf import settings
 from django.db import transaction
 
-from tokens import audit, clock, flight, handouts, oauth_client, sealing, statistics
+from tokens import (
+    audit,
+    clock,
+    flight,
+    handouts,
+    isolation,
+    oauth_client,
+    sealing,
+    statistics,
+)
 from tokens.diagnosis import describe_problem
 from tokens.errors import (
     EncryptionError,
@@ -41,12 +51,11 @@ from tokens.models import (
     TokenKind,
 )
 from tokens.prepared import Prepared
-from tokens.refresh import gate
 from tokens.refresh.claim import refuse_second_forced_refresh
 from tokens.secret import AccessToken, RefreshToken
 
 LONGEST_WAIT = 10.0
-# Seconds in which one success answers every demand.
+# Seconds in which one success, or one failure, answers every demand.
 _DEMAND_FLOOR = 10.0
 
 
@@ -77,12 +86,14 @@ class Identity:
     expires_at: int
 
 
+@isolation.of_its_tenant
 def describe(*, tenant: Tenant, user_id: str) -> OAuthCredential | None:
     """The stored credential for a status page, without opening anything; None: nothing stored."""
     _refuse_suspended(tenant)
     return _find(tenant, user_id)
 
 
+@isolation.of_its_tenant
 def issue_access_token(
     *, tenant: Tenant, user_id: str, actor: str, wait: float = LONGEST_WAIT, now: float
 ) -> HandOut:
@@ -96,6 +107,7 @@ def issue_access_token(
         return _issue(tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now)
 
 
+@isolation.of_its_tenant
 def refresh_now(
     *,
     tenant: Tenant,
@@ -105,7 +117,7 @@ def refresh_now(
     now: float,
 ) -> OAuthCredential:
     """Ask upstream for a new pair. One refresh under way serves all who ask, and a success
-    of the last ten seconds answers too."""
+    or a failure of the last ten seconds answers too."""
     _refuse_suspended(tenant)
     credential = _find(tenant, user_id)
     if credential is None or credential.standing == Standing.REVOKED:
@@ -116,9 +128,11 @@ def refresh_now(
     if just_now and credential.is_usable(now=now):
         return credential
     _refuse_unrefreshable(credential, now=now)
+    _refuse_after_a_failure(credential, now=now)
     return _await_refresh(credential, cause=Cause.DEMAND, actor=actor, wait=wait, now=now)
 
 
+@isolation.of_its_tenant
 def report_rejected(
     *,
     tenant: Tenant,
@@ -141,6 +155,7 @@ def report_rejected(
         )
 
 
+@isolation.of_its_tenant
 def revoke(*, tenant: Tenant, user_id: str, actor: str, now: float) -> Revocation:
     """Destroy the sealed tokens; the record and its history stay.
 
@@ -176,16 +191,19 @@ def revoke(*, tenant: Tenant, user_id: str, actor: str, now: float) -> Revocatio
     return Revocation(upstream=upstream, lives_until=max(credential.expires_at, int(now)))
 
 
+@isolation.of_its_tenant
 def suspend(*, tenant: Tenant, user_id: str, actor: str, now: float) -> None:
     """Hand out nothing and refresh nothing until `resume`. Nothing is lost by it."""
     _set_suspended(tenant, user_id, at=int(now), actor=actor, action="suspend", now=now)
 
 
+@isolation.of_its_tenant
 def resume(*, tenant: Tenant, user_id: str, actor: str, now: float) -> None:
     """End a suspension."""
     _set_suspended(tenant, user_id, at=None, actor=actor, action="resume", now=now)
 
 
+@isolation.of_its_tenant
 def identify(*, tenant: Tenant, access_token: AccessToken) -> Identity:
     """Whose current access token this is, within the tenant. NoToken for any other."""
     _refuse_suspended(tenant)
@@ -217,7 +235,7 @@ def _find(tenant: Tenant, user_id: str) -> OAuthCredential | None:
 
 _BY_USER = Prepared(
     lambda tenant_id, user_id: (
-        OAuthCredential.objects.filter(tenant_id=tenant_id, user_id=user_id)
+        OAuthCredential.unscoped.filter(tenant_id=tenant_id, user_id=user_id)
         .order_by()
         .select_related("data_key")
     ),
@@ -319,13 +337,11 @@ def _await_refresh(
     At most half of the process's threads wait; whoever finds no place is told to come
     back in a moment. The refresh goes on either way.
     """
-    tenant = credential.tenant
+    tenant, began = credential.tenant, time.monotonic()
     # Where the row says that another process is at it, nothing is begun here: a thousand who
     # ask would be a thousand claims in vain.
     if not credential.lease_in_force(now=now) and not flight.is_begun(credential.pk):
-        # Said at once to everybody, and not only to those who find a place to wait.
-        last_chance = credential.unanswered_presentations > 0
-        gate.refuse_while_closed(now=now, last_chance=last_chance)
+        # A refusal is said at once to everybody, and not only to those who find a place to wait.
         flight.begin(
             tenant_id=tenant.pk,
             credential_id=credential.pk,
@@ -342,7 +358,9 @@ def _await_refresh(
         )
     if not landed:
         raise _in_progress()
-    refusal = flight.refusal_of(credential.pk)
+    # It may have been suspended while we waited.
+    _refuse_suspended(Tenant.objects.filter(pk=tenant.pk).first() or tenant)
+    refusal = flight.refusal_of(credential.pk, cause=cause, since=began)
     after, now = _find(tenant, credential.user_id), clock.now()
     if after is None:
         raise NoToken("No OAuth token found")
@@ -351,6 +369,21 @@ def _await_refresh(
     if refusal is not None:
         raise refusal
     raise _refusal(after, now=now)
+
+
+def _refuse_after_a_failure(credential: OAuthCredential, *, now: float) -> None:
+    """What failed a moment ago is not sent again for the asking: a script that goes on
+    demanding would hold the door to the authorization server closed for everybody."""
+    failed_at = credential.problem_at
+    if (
+        credential.consecutive_failures > 0
+        and failed_at is not None
+        and now - failed_at < _DEMAND_FLOOR
+        and not credential.lease_in_force(now=now)
+    ):
+        refusal = _refusal(credential, now=now)
+        refusal.retry_after = max(1.0, failed_at + _DEMAND_FLOOR - now)
+        raise refusal
 
 
 def _in_progress() -> RefreshInProgress:

@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from api.bodies import StrictJSONParser, bound_body, refuse_unknown
+from api.bodies import StrictJSONParser, refuse_unknown
 from api.callers import Caller
 from api.keys import Scope
 from api.problems import exception_handler
@@ -44,7 +44,6 @@ class VaultView(APIView):
     http_method_names = ("get", "head", "post", "put", "delete")
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        bound_body(request._request)
         super().initial(request, *args, **kwargs)
         refuse_unknown(request.query_params, known=self.query_fields)
 

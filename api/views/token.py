@@ -132,7 +132,6 @@ class RejectedView(VaultView):
                 "token_expired",
                 "revoked",
                 "unsupported_media_type",
-                "rate_limited",
                 *openapi.REFRESHING,
             ),
         },

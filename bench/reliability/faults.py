@@ -22,7 +22,7 @@ from bench.reliability.cases import CASES, KILLED, SHORT_DEADLINE, Case, Expecte
 from bench.reliability.forked import Forked  # noqa: E402
 from bench.reliability.progress import Progress  # noqa: E402
 from tests.simulator import RemoteSimulator, simulator_process  # noqa: E402
-from tokens import clock, sealing  # noqa: E402
+from tokens import clock, isolation, sealing  # noqa: E402
 from tokens.diagnosis import describe_problem  # noqa: E402
 from tokens.errors import VaultError  # noqa: E402
 from tokens.models import Cause, OAuthCredential, Standing, Tenant  # noqa: E402
@@ -168,6 +168,7 @@ def _wrong(row: Row, expected: Expected) -> list[str]:
     return wrong
 
 
+@isolation.every_tenant()
 def main() -> None:
     # No option yet; the line says that somebody listens.
     json.loads(sys.stdin.readline())

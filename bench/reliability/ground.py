@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from tests import servers
 from tests.processes import clean_environment, fresh_database, oauthvault
+from tests.servers import as_role, service_role
 
 SERVICE_KEY = "ovs_" + "r" * 43
 
@@ -25,6 +26,7 @@ class Ground:
     """Where the servers listen. ``database_url`` None: SQLite, and no Redis."""
 
     database_url: str | None
+    service_url: str | None
     redis_url: str | None
     versions: tuple[str, ...]
 
@@ -34,7 +36,9 @@ class Ground:
         ours = {"OAUTHVAULT_DATA_DIR": f"{folder}/data", "OAUTHVAULT_SERVICE_KEY": SERVICE_KEY}
         with ExitStack() as stack:
             if self.database_url is not None:
-                ours["DATABASE_URL"] = stack.enter_context(fresh_database(self.database_url))
+                fresh = stack.enter_context(fresh_database(self.database_url))
+                ours["OAUTHVAULT_MIGRATION_DATABASE_URL"] = fresh
+                ours["DATABASE_URL"] = as_role(fresh, str(self.service_url))
                 ours["REDIS_URL"] = self.redis_url or ""
             yield ours | more
 
@@ -58,7 +62,7 @@ def prepared(*, database: str) -> Iterator[Ground]:
         import sqlite3
 
         version = f"SQLite {sqlite3.sqlite_version}"
-        yield Ground(database_url=None, redis_url=None, versions=(version,))
+        yield Ground(database_url=None, service_url=None, redis_url=None, versions=(version,))
         return
     given = os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL")
     with servers.running(database=not given[0], redis=not given[1]) as ours:
@@ -73,7 +77,13 @@ def prepared(*, database: str) -> Iterator[Ground]:
             versions = servers.server_version(database_url), servers.server_version(redis_url)
         except servers.NoAnswer as error:
             raise CannotMeasure(str(error)) from None
-        yield Ground(database_url=database_url, redis_url=redis_url, versions=versions)
+        with service_role(database_url) as service_url:
+            yield Ground(
+                database_url=database_url,
+                service_url=service_url,
+                redis_url=redis_url,
+                versions=versions,
+            )
 
 
 def initialise(variables: dict[str, str]) -> None:

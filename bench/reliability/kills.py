@@ -28,7 +28,7 @@ from bench.reliability.far_side import Moment, moments_of, timed_simulator  # no
 from bench.reliability.forked import Forked, Say  # noqa: E402
 from bench.reliability.progress import Progress  # noqa: E402
 from tests.simulator import RemoteSimulator  # noqa: E402
-from tokens import clock, sealing  # noqa: E402
+from tokens import clock, isolation, sealing  # noqa: E402
 from tokens.diagnosis import describe_problem  # noqa: E402
 from tokens.models import Cause, OAuthCredential, Outcome, Standing, Tenant  # noqa: E402
 from tokens.refresh import refresh  # noqa: E402
@@ -267,6 +267,7 @@ def _generation(credential_id: int) -> int:
     return OAuthCredential.objects.values_list("generation", flat=True).get(pk=credential_id)
 
 
+@isolation.every_tenant()
 def main() -> None:
     rounds = int(json.loads(sys.stdin.readline())["rounds"])
     with (

@@ -14,8 +14,9 @@ from tests.simulator import Simulator
 from tokens import clock
 from tokens.credential_file import parse_credentials
 from tokens.importing import import_credential
-from tokens.models import AuditEvent, OAuthCredential, RefreshAttempt, Standing, Tenant
-from tokens.tasks import refresh_credentials
+from tokens.models import AuditEvent, DataKey, OAuthCredential, RefreshAttempt, Standing, Tenant
+from tokens.rotation.data_keys import present_key, under_older_keys
+from tokens.tasks import refresh_credentials, rotate_data_key
 
 
 def said(answer: object) -> list[str]:
@@ -164,7 +165,7 @@ def test_lists_do_not_ask_the_database_once_per_row(
 ) -> None:
     """Nor count the table: a page of thirty costs what a page of three does."""
     for page, ceiling in (
-        ("/admin/", 14),
+        ("/admin/", 15),
         (LIST, 7),
         (page_of(cast["alice"]), 10),
         ("/admin/tokens/auditevent/", 7),
@@ -218,6 +219,57 @@ def test_a_tenant_is_made_set_and_suspended(root: Client) -> None:
     }  # fmt: skip
     assert {actor for _, actor in actions} == {"operator operator-0"}
     assert "suspend tenant" in root.get(f"{page}/history/").content.decode()
+
+
+def test_a_data_key_is_rotated_by_a_worker_after_a_question(
+    cast: Cast, root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[object] = []
+    monkeypatch.setattr(rotate_data_key, "apply_async", lambda args, **options: sent.append(args))
+    page, key = f"/admin/tokens/tenant/{cast.acme.pk}", present_key(cast.acme)
+    assert key is not None
+    shown = root.get(f"{page}/change/").content.decode()
+    assert key.key_id in shown
+    assert "every credential is sealed under it" in shown
+    question = root.get(f"{page}/rotate_data_key/").content.decode()
+    assert "Give this tenant a new data key?" in question
+    assert "A new data key is made, and 13 credentials are sealed again." in question
+    assert sent == []
+    answer = root.post(f"{page}/rotate_data_key/", {"confirmed": "yes"})
+    assert sent == [(cast.acme.pk, key.key_id, "operator operator-0")]
+    assert "on its way" in said(answer)[0]
+
+
+def test_without_a_broker_a_small_tenants_data_key_is_rotated_here(
+    cast: Cast, root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_broker(*args: object, **options: object) -> None:
+        raise OperationalError("no broker")
+
+    monkeypatch.setattr(rotate_data_key, "apply_async", no_broker)
+    before = present_key(cast.acme)
+    page = f"/admin/tokens/tenant/{cast.acme.pk}"
+    answer = root.post(f"{page}/rotate_data_key/", {"confirmed": "yes"})
+    assert "the data key is a new one" in said(answer)[0]
+    assert present_key(cast.acme) != before
+    assert not under_older_keys(cast.acme).exists()
+    event = AuditEvent.objects.get(action="rotate_data_key")
+    assert (event.tenant, event.actor) == (cast.acme, "operator operator-0")
+    assert "rotate data key" in root.get(f"{page}/history/").content.decode()
+    monkeypatch.setattr("tokens.admin.tenants._HERE_AT_MOST", 0)
+    refused = root.post(f"{page}/rotate_data_key/", {"confirmed": "yes"})
+    assert "oauthvault rotate_keys --tenant acme" in said(refused)[0]
+    assert AuditEvent.objects.filter(action="rotate_data_key").count() == 1
+
+
+def test_a_tenant_for_which_nothing_was_sealed_has_no_data_key_to_rotate(
+    acme: Tenant, root: Client
+) -> None:
+    page = f"/admin/tokens/tenant/{acme.pk}"
+    assert "none yet" in root.get(f"{page}/change/").content.decode()
+    assert "/rotate_data_key/" not in root.get(f"{page}/change/").content.decode()
+    root.post(f"{page}/rotate_data_key/", {"confirmed": "yes"})
+    assert not DataKey.objects.exists()
 
 
 def test_a_tenants_name_that_cannot_be_is_refused_in_the_form(root: Client, acme: Tenant) -> None:

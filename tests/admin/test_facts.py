@@ -8,12 +8,15 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries, Settings
 
 from tests.admin.conftest import Cast, Plant
+from tests.simulator import Simulator
 from tokens import endings, statistics, vault
 from tokens.admin import dashboard, facts
+from tokens.encryption import generate_kek
 from tokens.endings import DAY
 from tokens.errors import VaultError
 from tokens.listing import status_in_sql
 from tokens.models import Deployment, OAuthCredential, Standing, Tenant, Upstream
+from tokens.secret import EncryptionKey
 from tokens.tenants import suspend_tenant
 
 
@@ -36,7 +39,8 @@ def test_they_agree_whether_or_not_tokens_are_refreshed_ahead(
     test_the_database_and_the_model_agree_on_every_status(cast)
 
 
-def test_who_cannot_work_is_who_the_vault_refuses(cast: Cast) -> None:
+@pytest.mark.django_db(transaction=True)
+def test_who_cannot_work_is_who_the_vault_refuses(upstream: Simulator, cast: Cast) -> None:
     """Each person who is said to be unable to work is refused, and nobody else, but for
     those whose token a refresh brings and those who were revoked."""
     now = time.time()
@@ -256,3 +260,14 @@ def test_home_says_that_the_database_was_restored_and_what_to_do(
     assert "seems to be a restored one" in page
     assert "epoch 3, was 9" in page
     assert "oauthvault release_quarantine" in page
+
+
+def test_home_says_that_keys_are_wrapped_by_an_older_encryption_key(
+    plant: Plant, acme: Tenant, root: Client, settings: Settings
+) -> None:
+    plant(acme, "alice")
+    assert "older encryption key" not in root.get("/admin/").content.decode()
+    settings.ENCRYPTION_KEYS = [EncryptionKey(generate_kek()), *settings.ENCRYPTION_KEYS]
+    page = root.get("/admin/").content.decode()
+    assert "4 keys are still wrapped by an older encryption key" in page
+    assert "oauthvault rotate_keys" in page

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
-from playwright.sync_api import Browser, Page, Request, Response, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
 from pytest_django.live_server_helper import LiveServer
 
 from api.models import ApiKey
@@ -100,6 +108,12 @@ def listen(page: Page, address: str) -> list[str]:
         if response.status >= 400:
             complaints.append(f"{response.status} {response.url}")
 
+    def on_console(message: ConsoleMessage) -> None:
+        # What the Content-Security-Policy forbids, the browser says here.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            complaints.append(message.text)
+
+    page.on("console", on_console)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", on_request)
     page.on("response", on_response)

@@ -1,14 +1,15 @@
 """A key is shown once: on the page that answers its making, and nowhere afterwards."""
 
 import re
+import time
 from collections.abc import Callable
 
 from django.contrib.sessions.models import Session
 from django.test import Client
 
-from api.keys import create_key, find_key
+from api.keys import create_key, find_key, revoke_key
 from api.models import ApiKey
-from tokens.models import AuditEvent, Tenant
+from tokens.models import AuditEvent, KeySpan, Tenant
 
 LIST = "/admin/api/apikey/"
 
@@ -30,6 +31,12 @@ def shown(page: str) -> str:
     found = re.search(r'id="new-key">(ov[su]_[A-Za-z0-9_-]+)<', page)
     assert found is not None
     return found[1]
+
+
+def test_the_form_offers_every_tenant(root: Client, acme: Tenant, globex: Tenant) -> None:
+    page = root.get(f"{LIST}add/").content.decode()
+    for tenant in (acme, globex):
+        assert f'<option value="{tenant.pk}">' in page
 
 
 def test_a_key_is_shown_once_and_kept_nowhere(root: Client, acme: Tenant) -> None:
@@ -110,3 +117,72 @@ def test_to_see_keys_is_not_to_make_them(staff: Callable[..., Client], acme: Ten
     assert client.get(LIST).status_code == 200
     assert client.get(f"{LIST}add/").status_code == 403
     assert client.post(f"{LIST}add/", {"tenant": acme.pk, "once": "x"}).status_code == 403
+
+
+# --- Rotation, unusual use -------------------------------------------------------------------
+
+
+def rotation(client: Client, key: ApiKey, **more: object) -> dict[str, object]:
+    form = client.get(f"{LIST}{key.pk}/rotate/").context["form"]
+    return {"once": form.initial["once"], "overlap": 24, **more}
+
+
+def test_a_rotated_key_shows_its_successor_once(root: Client, acme: Tenant) -> None:
+    old = create_key(tenant=acme, actor="test", now=time.time(), label="LiteLLM").row
+    assert "until the overlap has passed" in root.get(f"{LIST}{old.pk}/rotate/").content.decode()
+    content = rotation(root, old, overlap=2)
+    answer = root.post(f"{LIST}{old.pk}/rotate/", content)
+    assert "no-store" in answer["Cache-Control"]
+    new = find_key(shown(answer.content.decode()))
+    assert new is not None
+    assert (new.label, new.tenant) == ("LiteLLM", acme)
+    old.refresh_from_db()
+    assert old.expires_at is not None
+    assert abs(old.expires_at - (time.time() + 7200)) < 5
+    assert root.post(f"{LIST}{old.pk}/rotate/", content).status_code == 302, "reloaded"
+    assert ApiKey.objects.count() == 2
+    assert AuditEvent.objects.get(action="rotate_key").actor == "operator operator-0"
+
+
+def test_what_cannot_be_rotated_has_no_button_and_says_why(root: Client, acme: Tenant) -> None:
+    key = create_key(tenant=acme, actor="test", now=time.time()).row
+    assert "/rotate/" in root.get(f"{LIST}{key.pk}/change/").content.decode()
+    for overlap in (0, "", 24 * 90 + 1):
+        answer = root.post(f"{LIST}{key.pk}/rotate/", rotation(root, key, overlap=overlap))
+        assert 'role="alert"' in answer.content.decode()
+    revoke_key(key=key, actor="test", now=time.time())
+    assert "/rotate/" not in root.get(f"{LIST}{key.pk}/change/").content.decode()
+    assert root.post(f"{LIST}{key.pk}/rotate/", {"overlap": 1, "once": "x"}).status_code == 302
+    assert ApiKey.objects.count() == 1
+
+
+def test_to_see_keys_is_not_to_rotate_them(staff: Callable[..., Client], acme: Tenant) -> None:
+    key = create_key(tenant=acme, actor="test", now=time.time()).row
+    page = f"{LIST}{key.pk}/rotate/"
+    rights = {"api.view_apikey", "api.add_apikey", "api.delete_apikey"}
+    for missing in rights:
+        client = staff(*rights - {missing})
+        assert client.get(page).status_code == 403
+        assert client.post(page, {"overlap": 1, "once": "x"}).status_code == 403
+    assert ApiKey.objects.count() == 1
+    assert staff(*rights).get(page).status_code == 200
+
+
+def test_a_key_in_unusual_use_is_marked(root: Client, acme: Tenant, globex: Tenant) -> None:
+    now = int(time.time())
+    key = create_key(tenant=acme, actor="test", now=now).row
+    other = create_key(tenant=globex, actor="test", now=now).row
+    for tenant, actor, noticed_at in (
+        (acme, key.actor, now - 60),
+        (globex, key.actor, now - 60),  # a namesake of another tenant
+        (globex, other.actor, now - 90_000),
+    ):
+        KeySpan.objects.create(
+            tenant=tenant, actor=actor, hour=noticed_at // 3600, users=41, usual=6,
+            noticed_at=noticed_at,
+        )  # fmt: skip
+    page = root.get(f"{LIST}{key.pk}/change/").content.decode()
+    assert "41 users within an hour" in page
+    assert "of 6 at most" in page
+    assert "none in the last 24 hours" in root.get(f"{LIST}{other.pk}/change/").content.decode()
+    assert root.get(LIST).content.decode().count("unusual use") == 1

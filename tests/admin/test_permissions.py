@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from api.keys import create_key
 from tests.admin.conftest import Cast
-from tokens.models import AuditEvent, OAuthCredential, Standing, Tenant
+from tokens.models import AuditEvent, DataKey, OAuthCredential, Standing, Tenant
 
 Staff = Callable[..., Client]
 
@@ -46,8 +46,12 @@ def addresses(cast: Cast) -> list[str]:
     pages += [reverse(f"admin:{stem}_add") for stem in ("tokens_tenant", "api_apikey")]
     pages += [page_of(each, act) for act in ACTS for each in (cast["alice"], cast["carla"])]
     pages += [page_of(each) for each in cast.people]
-    pages += [f"/admin/tokens/tenant/{cast.acme.pk}/{act}/" for act in ("suspend", "resume")]
-    pages.append(f"/admin/api/apikey/{key.pk}/revoke/")
+    pages += [
+        f"/admin/tokens/tenant/{cast.acme.pk}/{act}/"
+        for act in ("suspend", "resume", "rotate_data_key")
+    ]
+    pages.append(f"/admin/tokens/tenant/{cast.acme.pk}/delete/")
+    pages += [f"/admin/api/apikey/{key.pk}/{act}/" for act in ("revoke", "rotate")]
     pages += [f"{LIST}?status={word}" for word in ("cannot_work", "active", "revoked")]
     pages += [f"{LIST}?q=alice", f"{LIST}?expires=1h", f"{LIST}?login_ends=7", f"{LIST}?o=1"]
     pages += ["/admin/tokens/auditevent/?q=import+2026-01-31", "/admin/search/?s=cred&extended=1"]
@@ -89,6 +93,16 @@ def test_to_see_is_not_to_act(cast: Cast, staff: Staff, act: str) -> None:
     )
     assert list(OAuthCredential.objects.order_by("pk").values()) == before
     assert f"/{act}/" not in client.get(page_of(cast["alice"])).content.decode()
+
+
+def test_to_see_a_tenant_is_not_to_rotate_its_data_key(cast: Cast, staff: Staff) -> None:
+    client = staff("tokens.view_tenant", "tokens.view_oauthcredential", *ACTS.values())
+    page = f"/admin/tokens/tenant/{cast.acme.pk}"
+    assert client.get(f"{page}/change/").status_code == 200
+    assert "/rotate_data_key/" not in client.get(f"{page}/change/").content.decode()
+    before = list(DataKey.objects.values())
+    assert client.post(f"{page}/rotate_data_key/", {"confirmed": "yes"}).status_code == 403
+    assert list(DataKey.objects.values()) == before
 
 
 @pytest.mark.parametrize("act", ACTS)

@@ -1,5 +1,6 @@
 """Somebody else's user or tenant is as if it were not there, to the byte."""
 
+import time
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from tests.api.conftest import Caller
 from tests.conftest import MakeKey, Store
 from tests.simulator import Simulator
 from tokens.models import OAuthCredential, Tenant
+from tokens.tenants import suspend_tenant
 
 ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "status", None),
@@ -108,3 +110,53 @@ def test_statistics_count_the_own_tenant(
     store(acme, "alice", upstream.new_login("alice"))
     assert ask("GET", "stats", key=acme_key).json["active_tokens"] == 1
     assert ask("GET", "stats", key=mallory_key).json["active_tokens"] == 0
+
+
+def test_an_import_says_nothing_of_the_same_user_elsewhere(
+    ask: Caller, acme: Tenant, mallory_key: str, store: Store, upstream: Simulator
+) -> None:
+    store(acme, "alice", upstream.new_login("alice"))
+    file = upstream.new_login("mallory").credentials_file()
+    foreign = ask("PUT", "token", key=mallory_key, user="alice", json=file)
+    ask("DELETE", "revoke", key=mallory_key, user="alice")
+    other = upstream.new_login("mallory").credentials_file()
+    missing = ask("PUT", "token", key=mallory_key, user="nobody", json=other)
+    assert (foreign.status, missing.status) == (201, 201)
+    of_the_login = ("expires_at", "expires_in", "login_expires_at")
+    told = [
+        {name: value for name, value in answer.json.items() if name not in of_the_login}
+        for answer in (foreign, missing)
+    ]
+    assert told[0] == told[1] | {"user_id": "alice"}
+    refused = [
+        ask("PUT", "token", key=mallory_key, user=user, json={}) for user in ("alice", "bob")
+    ]
+    assert refused[0].without_request_id == refused[1].without_request_id
+
+
+def test_a_list_of_credentials_is_the_same_whatever_others_hold(
+    ask: Caller, acme: Tenant, acme_key: str, mallory_key: str, store: Store, upstream: Simulator
+) -> None:
+    """With a cursor of somebody else's list too."""
+    before = ask("GET", "credentials", key=mallory_key)
+    for user in ("alice", "bob"):
+        store(acme, user, upstream.new_login(user))
+    assert (
+        ask("GET", "credentials", key=mallory_key).without_request_id == before.without_request_id
+    )
+    cursor = ask("GET", "credentials?limit=1", key=acme_key).json["next_cursor"]
+    foreign = ask("GET", f"credentials?limit=1&cursor={cursor}", key=mallory_key)
+    assert foreign.without_request_id == before.without_request_id
+    theirs = ask("GET", f"credentials?limit=1&cursor={cursor}", key=acme_key).json["credentials"]
+    assert [each["user_id"] for each in theirs] == ["bob"]
+
+
+def test_a_key_of_a_suspended_tenant_learns_nothing_of_who_is_there(
+    ask: Caller, acme: Tenant, acme_key: str, store: Store, upstream: Simulator
+) -> None:
+    store(acme, "alice", upstream.new_login("alice"))
+    suspend_tenant(tenant=acme, actor="test", now=time.time())
+    for method, path, body in ROUTES:
+        answers = [ask(method, path, json=body, key=acme_key, user=u) for u in ("alice", "nobody")]
+        assert answers[0].without_request_id == answers[1].without_request_id
+        assert answers[0].code == "tenant_suspended"

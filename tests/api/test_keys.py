@@ -1,17 +1,28 @@
 """Who may ask: one answer for every key that is not good, and scopes for those that are."""
 
+import json
 import time
 
 import pytest
 
 from api import usage
-from api.keys import Scope, find_key, revoke_key
+from api.keys import (
+    BadKeyRequest,
+    Scope,
+    adopt_environment_key,
+    create_key,
+    find_key,
+    revoke_key,
+    rotate_key,
+)
 from api.models import ApiKey
 from tests.api.conftest import Caller
 from tests.conftest import MakeKey, Store
 from tests.simulator import Simulator
-from tokens.models import OAuthCredential, Tenant
-from tokens.tenants import resume_tenant, suspend_tenant
+from tests.vault.test_commands import run
+from tokens.models import AuditEvent, OAuthCredential, Tenant
+from tokens.secret import Secret
+from tokens.tenants import change_tenant, resume_tenant, suspend_tenant
 
 # Everything that wants a key, with a body that would be good.
 ROUTES = [
@@ -219,3 +230,89 @@ def test_a_user_key_imports_and_revokes_its_own(
     assert ask("PUT", "token", key=alice_key, json=file).status == 201
     assert ask("DELETE", "revoke", key=alice_key).status == 200
     assert ask("DELETE", "revoke", key=alice_key).code == "no_token"
+
+
+# --- Networks of the tenant, rotation ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [("10.1.2.3", 200), ("10.1.9.9", 401), ("10.2.2.3", 401), ("", 401)],
+)
+def test_a_key_must_come_from_its_own_networks_and_from_its_tenants(
+    ask: Caller, acme: Tenant, make_key: MakeKey, address: str, status: int
+) -> None:
+    change_tenant(tenant=acme, actor="test", now=time.time(), key_networks=["10.1.0.0/16"])
+    bound = make_key(acme, networks=["10.1.2.0/24", "10.2.0.0/16"])
+    assert ask("GET", "status", key=bound, user="a", REMOTE_ADDR=address).status == status
+    free = ask("GET", "status", key=make_key(acme), user="a", REMOTE_ADDR=address)
+    assert free.status == (200 if address.startswith("10.1.") else 401)
+
+
+def test_a_rotated_key_and_its_successor_both_live_until_the_overlap_is_over(
+    ask: Caller, acme: Tenant, make_key: MakeKey
+) -> None:
+    now = time.time()
+    text = make_key(
+        acme, user_id="alice", scopes=["status:read"], networks=["127.0.0.0/8"], label="laptop",
+        expires_at=int(now) + 90 * 86_400,
+    )  # fmt: skip
+    old = find_key(text)
+    assert old is not None
+    new = rotate_key(key=old, overlap=3600, actor="test", now=now)
+    for key in (text, new.text.reveal()):
+        assert ask("GET", "status", key=key).json["user_id"] == "alice"
+    old.refresh_from_db()
+    assert old.expires_at == int(now) + 3600
+    same = ("tenant_id", "kind", "user_id", "scopes", "networks", "label")
+    assert [getattr(new.row, name) for name in same] == [getattr(old, name) for name in same]
+    assert new.row.expires_at is not None
+    assert abs(new.row.expires_at - (now + 90 * 86_400)) < 5, "as long as the old one was made for"
+    ApiKey.objects.filter(pk=old.pk).update(expires_at=int(now) - 1)
+    assert ask("GET", "status", key=text).code == "invalid_key"
+    assert ask("GET", "status", key=new.text.reveal()).status == 200
+    event = AuditEvent.objects.get(action="rotate_key")
+    assert event.detail == {"key": old.prefix, "ends": int(now) + 3600, "by": new.row.prefix}
+
+
+def test_a_rotation_makes_no_key_live_longer(acme: Tenant, make_key: MakeKey) -> None:
+    now = time.time()
+    old = find_key(make_key(acme, expires_at=int(now) + 60))
+    assert old is not None
+    rotate_key(key=old, overlap=3600, actor="test", now=now)
+    old.refresh_from_db()
+    assert old.expires_at == int(now) + 60
+
+
+def test_what_is_over_has_no_successor(acme: Tenant, default_tenant: Tenant) -> None:
+    now = time.time()
+    revoked = create_key(tenant=acme, actor="test", now=now).row
+    revoke_key(key=revoked, actor="test", now=now)
+    ended = create_key(tenant=acme, actor="test", now=now, expires_at=int(now) - 1).row
+    rotated = create_key(tenant=acme, actor="test", now=now).row
+    rotate_key(key=rotated, overlap=60, actor="test", now=now)
+    given = adopt_environment_key(tenant=default_tenant, text=Secret("ovs_" + "e" * 43), now=now)
+    assert given is not None
+    before = ApiKey.objects.count()
+    for key, said in (
+        (revoked, "revoked"), (ended, "ended"), (rotated, "rotated before"),
+        (given, "OAUTHVAULT_SERVICE_KEY"),
+    ):  # fmt: skip
+        with pytest.raises(BadKeyRequest, match=said):
+            rotate_key(key=key, overlap=60, actor="test", now=now)
+    assert ApiKey.objects.count() == before
+
+
+def test_the_command_prints_the_new_key_once(acme: Tenant, make_key: MakeKey) -> None:
+    text = make_key(acme)
+    made = json.loads(run("rotate_key", text[:12], "--overlap", "30m", "--json"))
+    assert made["in_place_of"]["prefix"] == text[:12]
+    assert abs(made["in_place_of"]["expires_at"] - (time.time() + 1800)) < 5
+    new = find_key(made["key"])
+    assert new is not None
+    assert made["key"][4:] not in run("list_keys", "--json")
+    states = {row["prefix"]: row["state"] for row in json.loads(run("list_keys", "--json"))}
+    assert states == {text[:12]: "rotated", made["prefix"]: "active"}
+    run("revoke_key", text[:12])
+    assert "revoked" in run("rotate_key", text[:12], refused=True)
+    assert "no key that begins" in run("rotate_key", "ovs_nobody00", refused=True)

@@ -2,12 +2,15 @@
 
 import io
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.db import OperationalError, connection
 from pytest_django import Settings
 
+from api import bodies
 from tests.api.conftest import Caller
 from tests.conftest import Store
 from tests.simulator import Simulator
@@ -107,6 +110,42 @@ def test_a_body_of_unannounced_length_is_read(
     body = b'{"accessToken": "a", "refreshToken": "b", "expiresAt": %d}' % end
     assert chunked(ask, acme_key, body).status == 201
     assert chunked(ask, acme_key, b"{").code == "invalid_json"
+
+
+def test_where_slow_senders_have_the_places_only_requests_with_a_body_are_told_to_come_back(
+    ask: Caller, acme_key: str
+) -> None:
+    with ExitStack() as stack:
+        while bodies._room.acquire(blocking=False):
+            stack.callback(bodies._room.release)
+        answer = ask("POST", "token/rejected", key=acme_key, user="alice", json={"generation": 1})
+        assert (answer.status, answer.code) == (503, "unavailable")
+        assert answer.headers["Retry-After"] == "1"
+        assert ask("GET", "token", key=acme_key, user="alice").code == "no_token"
+    answer = ask("POST", "token/rejected", key=acme_key, user="alice", json={"generation": 1})
+    assert answer.code == "no_token"
+
+
+class _Broken(io.BytesIO):
+    """A connection that ends while it is read."""
+
+    def read(self, most: int | None = -1) -> bytes:
+        raise ConnectionResetError
+
+
+def test_a_sender_who_goes_away_gives_up_the_place(ask: Caller, acme_key: str) -> None:
+    for _ in range(settings.OAUTHVAULT_WEB_THREADS):
+        answer = ask("PUT", "token", key=acme_key, body=b"{}", **{"wsgi.input": _Broken()})
+        assert (answer.status, answer.code) == (400, "invalid_request")
+
+
+def test_a_body_that_ends_early_is_not_read_as_a_shorter_one(ask: Caller, acme_key: str) -> None:
+    """The sender went away in the middle; what came may be good JSON all the same."""
+    answer = ask(
+        "POST", "refresh", key=acme_key, user="alice", body=b"{}" + b" " * 10,
+        **{"wsgi.input": io.BytesIO(b"{}")},
+    )  # fmt: skip
+    assert (answer.status, answer.code) == (400, "invalid_request")
 
 
 def test_a_request_id_of_the_callers_is_kept_and_a_harmful_one_is_not(ask: Caller) -> None:

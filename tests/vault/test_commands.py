@@ -1,17 +1,34 @@
 """What the commands do, and how they refuse."""
 
 import json
+from argparse import SUPPRESS
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, load_command_class
+from pytest_django import Settings
 
 from api.keys import find_key
+from oauthvault.cli import _ours
 from tests.conftest import Store
 from tests.simulator import Simulator
-from tokens.models import AuditEvent, Deployment, OAuthCredential, Standing, Tenant
+from tokens import clock
+from tokens.management.command import VaultCommand
+from tokens.models import (
+    AuditChain,
+    AuditEvent,
+    Deployment,
+    Heartbeat,
+    OAuthCredential,
+    Standing,
+    Tenant,
+    Upstream,
+)
+from tokens.refresh import gate
 
 pytestmark = pytest.mark.django_db
 
@@ -35,6 +52,69 @@ def login(number: int, **more: Any) -> dict[str, Any]:
         "refreshToken": f"sk-ant-ort01-canary{number}",
         "expiresAt": LATER,
     } | more
+
+
+def _texts_of_our_commands() -> Iterator[tuple[str, str, list[str]]]:
+    """Every option and argument of ours that takes a text: with a blank in its place."""
+    for command, package in sorted(_ours().items()):
+        made = load_command_class(package, command)
+        if not isinstance(made, VaultCommand):
+            continue
+        actions = [
+            action
+            for action in made.create_parser("oauthvault", command)._actions
+            if action.help != SUPPRESS
+            and action.nargs != 0
+            and action.type is None
+            and action.choices is None
+        ]
+        positional = [action for action in actions if not action.option_strings]
+        required = [action for action in actions if action.option_strings and action.required]
+        for action in actions:
+            if action.option_strings and action.dest in {"name", "label"}:
+                continue
+            words = [command]
+            for other in positional:
+                words.append("%s" if other is action else "x")
+            for other in required:
+                words += [other.option_strings[0], "%s" if other is action else "x"]
+            if action.option_strings and not action.required:
+                words += [action.option_strings[0], "%s"]
+            name = action.option_strings[0] if action.option_strings else action.metavar
+            yield command, str(name), words
+
+
+@pytest.mark.parametrize("blank", ["", " \t"], ids=["empty", "blank"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [pytest.param(name, words, id=f"{command} {name}")
+     for command, name, words in _texts_of_our_commands()],
+)  # fmt: skip
+def test_an_empty_value_is_refused_and_never_means_everybody(
+    acme: Tenant, name: str, words: list[str], blank: str
+) -> None:
+    with pytest.raises(CommandError) as refusal:
+        call_command(*(blank if word == "%s" else word for word in words))
+    assert f"{name} is empty" in str(refusal.value)
+    assert refusal.value.returncode == 2
+
+
+def test_every_way_to_name_a_tenant_or_a_user_is_among_the_values_tried() -> None:
+    tried = {(command, name) for command, name, _ in _texts_of_our_commands()}
+    assert {
+        ("suspend", "--user"),
+        ("create_key", "TENANT"),
+        ("create_key", "--user"),
+        ("refresh", "--user"),
+        ("release_quarantine", "--tenant"),
+        ("credentials", "--tenant"),
+        ("rotate_keys", "--tenant"),
+        ("verify_audit", "--tenant"),
+        ("export_audit", "--tenant"),
+        ("delete_tenant", "SLUG"),
+        ("change_tenant", "SLUG"),
+        ("revoke_key", "PREFIX"),
+    } <= tried
 
 
 def test_many_users_come_in_by_json_lines_with_a_result_for_each(
@@ -98,6 +178,25 @@ def test_a_file_of_another_shape_is_refused_with_a_sentence(
     assert not OAuthCredential.objects.exists()
 
 
+def test_a_setup_token_is_spoken_of_as_one(acme: Tenant, tmp_path: Path) -> None:
+    """It names no scopes, and comes from no file of Claude Code's."""
+    file = tmp_path / "setup.json"
+    soon = int(clock.now()) + 3600
+    file.write_text(json.dumps({"accessToken": "sk-ant-oat01-canary", "expiresAt": soon}))
+    of_ci = ("--tenant", "acme", "--user", "ci")
+    assert "names no scopes: the usual ones are assumed" in run(
+        "import_credentials", str(file), *of_ci
+    )
+    problem = json.loads(run("status", *of_ci, "--json"))["problem"]
+    assert "import_credentials FILE --tenant acme --user ci" in problem
+    assert ".credentials.json" not in problem
+    scopes = {"scopes": ["org:create_api_key"]}
+    file.write_text(json.dumps(login(1) | scopes))
+    assert "assumed" not in run(
+        "import_credentials", str(file), "--tenant", "acme", "--user", "bob"
+    )
+
+
 def test_one_persons_file_needs_a_user_where_there_are_many(acme: Tenant, tmp_path: Path) -> None:
     file = tmp_path / "one.json"
     file.write_text(json.dumps({"claudeAiOauth": login(1)}))
@@ -113,6 +212,31 @@ def test_a_key_is_shown_once_and_found_by_its_hash(acme: Tenant) -> None:
     assert made["key"][4:] not in json.dumps(list(AuditEvent.objects.values()), default=str)
     assert "revoked." in run("revoke_key", made["prefix"])
     assert "already" in run("revoke_key", made["prefix"])
+
+
+def test_what_a_key_is_bound_to_can_be_read_back_and_was_recorded(acme: Tenant) -> None:
+    run("create_key", "acme", "--allow-from", "10.0.0.0/8", "--scope", "status:read")
+    printed = run("list_keys")
+    assert "may status:read, from 10.0.0.0/8" in printed
+    assert json.loads(run("list_keys", "--json"))[0]["networks"] == ["10.0.0.0/8"]
+    assert AuditEvent.objects.get(action="create_key").detail["networks"] == ["10.0.0.0/8"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_doctor_knows_of_a_trail_that_was_not_proven_whole(acme: Tenant) -> None:
+    def told() -> tuple[str, str]:
+        (found,) = (
+            each
+            for each in json.loads(run("doctor", "--json", refused=True).partition("]\n")[0] + "]")
+            if each["what"] == "audit trail"
+        )
+        return found["state"], found["detail"]
+
+    AuditChain.objects.create(
+        pk=acme.pk, tenant=acme, tenant_slug="acme", broken="record 3: edited"
+    )
+    assert told()[0] == "wrong"
+    assert "record 3: edited" in told()[1]
 
 
 def test_revoking_twice_is_no_error_for_a_script(
@@ -135,6 +259,33 @@ def test_revoking_all_of_a_tenant_touches_no_other(
     ) == ["carol"]
 
 
+def test_what_cannot_be_undone_is_not_done_where_nobody_can_be_asked(
+    acme: Tenant, upstream: Simulator, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", StringIO("y\n"))
+    store(acme, "alice", upstream.new_login("alice"))
+    assert "--yes" in run("revoke", "--tenant", "acme", "--all", refused=True)
+    OAuthCredential.objects.update(standing=Standing.QUARANTINED, refresh_due_at=None)
+    assert "--yes" in run("release_quarantine", refused=True)
+    Upstream.objects.create(token_url=upstream.token_url, rate_limited_until=clock.now() + 600)
+    assert "--yes" in run("reset_upstream", refused=True)
+    assert OAuthCredential.objects.get().standing == Standing.QUARANTINED
+    assert gate.look(now=clock.now()).closed_until > 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_operator_who_knows_better_reopens_the_way_to_the_authorization_server(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    store(acme, "alice", upstream.new_login("alice"))
+    assert "Nothing keeps" in run("reset_upstream", "--yes")
+    for closed in ({"rate_limited_until": clock.now() + 600}, {"circuit_open_until": 1}):
+        Upstream.objects.update_or_create(token_url=upstream.token_url, defaults=closed)
+        assert json.loads(run("reset_upstream", "--yes", "--json")) == {"reset": True}
+        assert gate.look(now=clock.now()) == gate.Door(calm_for=ANY)
+    assert "alice: refreshed" in run("refresh", "--tenant", "acme")
+
+
 @pytest.mark.django_db(transaction=True)
 def test_refresh_on_demand_says_what_came_of_each(
     acme: Tenant, upstream: Simulator, store: Store
@@ -148,6 +299,18 @@ def test_refresh_on_demand_says_what_came_of_each(
     assert "1 of 2" in printed
 
 
+def test_everybodys_credentials_are_listed_or_one_tenants(
+    acme: Tenant, globex: Tenant, upstream: Simulator, store: Store
+) -> None:
+    for tenant, user in ((acme, "alice"), (globex, "carol")):
+        store(tenant, user, upstream.new_login(user))
+    assert [row["user_id"] for row in json.loads(run("credentials", "--json"))] == [
+        "alice",
+        "carol",
+    ]
+    assert "carol" not in run("credentials", "--tenant", "acme")
+
+
 def test_suspension_stops_a_user_or_a_tenant_and_loses_nothing(
     acme: Tenant, upstream: Simulator, store: Store
 ) -> None:
@@ -158,14 +321,41 @@ def test_suspension_stops_a_user_or_a_tenant_and_loses_nothing(
     run("resume", *of_alice)
     assert '"status": "active"' in run("status", *of_alice, "--json")
     run("suspend", "--tenant", "acme")
-    assert "suspended" in run("status", *of_alice, refused=True)
+    told = json.loads(run("status", *of_alice, "--json"))
+    assert (told["status"], told["authenticated"]) == ("suspended", False)
+    assert "oauthvault resume --tenant acme" in told["problem"]
     run("resume", "--tenant", "acme")
     assert '"authenticated": true' in run("status", *of_alice, "--json")
+
+
+def test_what_stops_somebody_answers_scripts_in_json(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    store(acme, "alice", upstream.new_login("alice"))
+    for command, result in (("suspend", "suspended"), ("resume", "resumed")):
+        for words, user in ((("--user", "alice"), "alice"), ((), None)):
+            told = json.loads(run(command, "--tenant", "acme", *words, "--json"))
+            assert told == {"tenant": "acme", "user_id": user, "result": result}
+    prefix = json.loads(run("create_key", "acme", "--json"))["prefix"]
+    for result in ("revoked", "already_revoked"):
+        told = json.loads(run("revoke_key", prefix, "--json"))
+        assert told == {"prefix": prefix, "tenant": "acme", "result": result}
 
 
 def test_the_doctor_finds_a_whole_vault_whole(acme: Tenant) -> None:
     findings = {row["what"]: row["state"] for row in json.loads(run("doctor", "--json"))}
     assert findings["database"] == findings["migrations"] == findings["keys"] == "ok"
+
+
+@pytest.mark.parametrize(("sweeps_ago", "state"), [(1, "ok"), (2.5, "note"), (3.5, "wrong")])
+def test_the_doctor_knows_from_three_missed_sweeps_that_no_scheduler_runs(
+    acme: Tenant, settings: Settings, sweeps_ago: float, state: str
+) -> None:
+    age = sweeps_ago * settings.SWEEP_INTERVAL
+    Heartbeat.objects.create(part="scheduler", at=clock.now() - age)
+    printed = run("doctor", "--json", refused=state == "wrong")
+    found = {row["what"]: row for row in json.loads(printed[: printed.rindex("]") + 1])}
+    assert found["scheduler"]["state"] == state
 
 
 def test_a_terminal_that_was_told_of_another_server_shows_it_no_refresh_token(
@@ -182,6 +372,82 @@ def test_a_terminal_that_was_told_of_another_server_shows_it_no_refresh_token(
     assert upstream.counts.token_calls == 0
 
 
+def test_what_is_known_of_another_server_is_no_all_clear_for_the_vaults_own(
+    acme: Tenant, upstream: Simulator
+) -> None:
+    theirs = "https://elsewhere.example.org/token"
+    Deployment.objects.update_or_create(pk=1, defaults={"token_url": theirs})
+    Upstream.objects.create(token_url=theirs, rate_limited_until=clock.now() + 600)
+    printed = run("reset_upstream", "--yes", refused=True)
+    assert theirs in printed
+    assert "CLAUDE_OAUTH_TOKEN_URL" in printed
+    printed = run("doctor", "--json", refused=True)
+    found = {row["what"]: row for row in json.loads(printed[: printed.rindex("]") + 1])}["upstream"]
+    assert found["state"] == "wrong"
+    assert theirs in found["detail"]
+
+
+def test_a_login_that_failed_keeps_its_own_wait_and_that_is_said(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    store(acme, "alice", upstream.new_login("alice"))
+    Upstream.objects.create(token_url=upstream.token_url, circuit_open_until=clock.now() + 60)
+    OAuthCredential.objects.update(
+        consecutive_failures=3, refresh_due_at=int(clock.now()) + 200, problem="upstream_error"
+    )
+    printed = run("reset_upstream", "--yes")
+    assert "at once" not in printed
+    assert "1 login that failed is tried again when its own wait is over, in" in printed
+    assert "oauthvault refresh --tenant T --user U" in printed
+    assert OAuthCredential.objects.get().refresh_due_at is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_success_of_a_moment_ago_is_told_from_a_refresh(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    store(acme, "alice", upstream.new_login("alice"))
+    arguments = ("refresh", "--tenant", "acme", "--user", "alice")
+    (first,) = json.loads(run(*arguments, "--json"))
+    (second,) = json.loads(run(*arguments, "--json"))
+    assert (first["result"], second["result"]) == ("refreshed", "fresh")
+    assert first["expires_at"] == second["expires_at"] == OAuthCredential.objects.get().expires_at
+    assert "s ago; nothing was sent" in run(*arguments)
+    assert upstream.counts.token_calls == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_was_taken_out_of_use_is_no_failure_of_a_tenants_refresh(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    for user in ("alice", "bob", "gus"):
+        store(acme, user, upstream.new_login(user))
+    run("revoke", "--tenant", "acme", "--user", "gus")
+    run("suspend", "--tenant", "acme", "--user", "bob")
+    printed = run("refresh", "--tenant", "acme")
+    assert "acme/alice: refreshed" in printed
+    assert "Left out: 1 revoked, 1 suspended." in printed
+    told = json.loads(run("refresh", "--tenant", "acme", "--json"))
+    assert {row["user_id"]: row["result"] for row in told} == {
+        "alice": "fresh",
+        "bob": "left_out",
+        "gus": "left_out",
+    }
+    assert "suspended" in run("refresh", "--tenant", "acme", "--user", "bob", refused=True)
+
+
+@pytest.mark.parametrize("whom", [("--user", "alice"), ("--all", "--yes")])
+def test_a_revocation_says_in_seconds_until_when_a_token_may_live(
+    acme: Tenant, upstream: Simulator, store: Store, whom: tuple[str, ...]
+) -> None:
+    ends = store(acme, "alice", upstream.new_login("alice")).expires_at
+    (told,) = json.loads(run("revoke", "--tenant", "acme", *whom, "--json"))
+    assert told["lives_until"] == ends
+    assert "exclude each other" in run(
+        "revoke", "--tenant", "acme", "--user", "alice", "--all", refused=True
+    )
+
+
 def test_release_quarantine_says_what_happened_and_releases(
     acme: Tenant, globex: Tenant, upstream: Simulator, store: Store
 ) -> None:
@@ -192,11 +458,11 @@ def test_release_quarantine_says_what_happened_and_releases(
     Deployment.objects.update_or_create(
         pk=1, defaults={"quarantined_at": 1, "quarantine_reason": "epoch 3, and was 9 before"}
     )
-    printed = run("release_quarantine", "--tenant", "acme", "--user", "bob")
+    printed = run("release_quarantine", "--tenant", "acme", "--user", "bob", "--yes")
     assert "epoch 3, and was 9 before" in printed
     assert "1 credential released" in printed
     assert Deployment.objects.get().quarantined_at is not None, "two are waiting still"
-    assert run("release_quarantine", "--json") == '{\n  "released": 2\n}\n'
+    assert run("release_quarantine", "--json", "--yes") == '{\n  "released": 2\n}\n'
     assert Deployment.objects.get().quarantined_at is None
     assert not OAuthCredential.objects.exclude(standing=Standing.ACTIVE).exists()
     assert not OAuthCredential.objects.filter(refresh_due_at=None).exists()

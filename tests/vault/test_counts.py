@@ -6,7 +6,7 @@ from threading import Barrier
 import pytest
 from django.db import DatabaseError, connection, transaction
 
-from tokens import errors, handouts, vault
+from tokens import errors, handouts, isolation, vault
 from tokens.handouts import RESULTS
 from tokens.models import HandOutTally, Outcome, RefreshTally, Tenant, TenantStatistics
 from tokens.statistics import ENDINGS, LATENCY_BUCKETS_MS, count_refresh, count_rejection
@@ -86,6 +86,7 @@ def test_saves_that_count_the_first_of_a_kind_at_once_all_go_through(acme: Tenan
     """Each inserts the same rows, in a transaction with more in it, again and again."""
     together = Barrier(8)
 
+    @isolation.every_tenant()
     def save(number: int) -> None:
         outcomes = [Outcome.REFRESHED, Outcome.SUPERSEDED, Outcome.UNKNOWN]
         try:
@@ -169,6 +170,7 @@ def test_the_counts_of_a_tenant_that_is_gone_hold_up_nobody_elses(
 def test_two_processes_that_write_at_once_lose_nothing(acme: Tenant, globex: Tenant) -> None:
     together = Barrier(4)
 
+    @isolation.every_tenant()
     def write() -> None:
         try:
             together.wait(timeout=10)

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokens import diagnosis, endings, vault
+from tokens import diagnosis, endings, isolation, vault
 from tokens.credential_file import parse_credentials
 from tokens.endings import DAY, WARNING_DAYS, next_announcement, rescheduled
 from tokens.importing import import_credential
@@ -179,7 +179,8 @@ def test_a_login_is_announced_at_seven_three_and_one_days_and_once_each(
     last = heard[26]
     assert last.levelno == logging.WARNING
     assert "acme" in last.getMessage()
-    assert "1 day" in last.getMessage()
+    assert "ends within 1 day, on" in last.getMessage()
+    assert f"user {OAuthCredential.objects.get().user_id!r} of tenant acme" in last.getMessage()
     assert "an estimate" in last.getMessage()
     assert "canary" not in caplog.text + str(said())
     assert OAuthCredential.objects.get().announce_at is None
@@ -263,6 +264,7 @@ def test_two_sweeps_at_once_announce_once(acme: Tenant) -> None:
         put(acme, f"user-{number}", refreshTokenExpiresAt=NOW + 2 * DAY)
     together = Barrier(4)
 
+    @isolation.every_tenant()
     def sweep() -> int:
         try:
             page = list(endings.due(now=NOW).select_related("tenant"))

@@ -14,6 +14,7 @@ from tests.processes import clean_environment, oauthvault
 
 KEY = "dGVzdHMgb25seTogbmV2ZXIgYSByZWFsIGtleSEhISE="
 OTHER_KEY = "b3RoZXIga2V5LCBuZXZlciBhIHJlYWwga2V5ISEhISE="
+THIRD_KEY = "dGhpcmQga2V5LCB0aGlyZCBrZXksIHRoaXJkIGtleSE="
 
 pytestmark = [pytest.mark.system]
 
@@ -42,6 +43,14 @@ def contents(folder: Path) -> dict[str, bytes]:
         ({"CLAUDE_TOKEN_ENCRYPTION_KEY": "canary"}, "CLAUDE_TOKEN_ENCRYPTION_KEY"),
         ({"CLAUDE_TOKEN_ENCRYPTION_KEY": "Y2FuYXJ5"}, "CLAUDE_TOKEN_ENCRYPTION_KEY"),
         ({"CLAUDE_TOKEN_ENCRYPTION_KEY_FILE": "/nowhere"}, "CLAUDE_TOKEN_ENCRYPTION_KEY_FILE"),
+        ({"CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS": KEY}, "CLAUDE_TOKEN_ENCRYPTION_KEY beside it"),
+        (
+            {
+                "CLAUDE_TOKEN_ENCRYPTION_KEY": KEY,
+                "CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS": f"{OTHER_KEY},canary",
+            },
+            "CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS (key 2)",
+        ),
         ({"CLAUDE_ACCESS_TOKEN": "canary"}, "CLAUDE_EXPIRES_AT"),
         ({"CLAUDE_EXPIRES_AT": "tomorrow", "CLAUDE_ACCESS_TOKEN": "c"}, "CLAUDE_EXPIRES_AT"),
         ({"CLAUDE_REFRESH_TOKEN": "canary"}, "CLAUDE_ACCESS_TOKEN"),
@@ -49,6 +58,9 @@ def contents(folder: Path) -> dict[str, bytes]:
         ({"REDIS_URL": "http://:canary@host"}, "REDIS_URL"),
         ({"OAUTHVAULT_SERVICE_KEY": "ovs_canary"}, "OAUTHVAULT_SERVICE_KEY"),
         ({"OAUTHVAULT_DATA_DIR": "/dev/null/x"}, "OAUTHVAULT_DATA_DIR"),
+        ({"OAUTHVAULT_TRUSTED_PROXIES": "10.0.0.1/8"}, "OAUTHVAULT_TRUSTED_PROXIES"),
+        ({"OAUTHVAULT_TRUSTED_PROXIES": "nginx"}, "OAUTHVAULT_TRUSTED_PROXIES"),
+        ({"OAUTHVAULT_CLIENT_ADDRESS_HEADER": "Via"}, "OAUTHVAULT_CLIENT_ADDRESS_HEADER"),
     ],
 )
 def test_a_wrong_value_stops_the_start_with_one_line_that_names_it(
@@ -125,6 +137,15 @@ def test_a_secret_can_be_given_as_a_file(tmp_path: Path) -> None:
     )
     assert twice.returncode == 1
     assert "both set" in twice.stderr
+    file.write_text(f"{THIRD_KEY}\n{KEY}\n")
+    fallbacks = run(
+        tmp_path,
+        "rotate_keys",
+        CLAUDE_TOKEN_ENCRYPTION_KEY=OTHER_KEY,
+        CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS_FILE=str(file),
+    )
+    assert fallbacks.returncode == 0, fallbacks.stderr
+    assert run(tmp_path, "doctor", CLAUDE_TOKEN_ENCRYPTION_KEY=OTHER_KEY).returncode == 0
 
 
 def test_a_secret_is_gone_from_the_environment_once_read_and_there_for_our_children(
@@ -148,7 +169,9 @@ def test_a_secret_is_gone_from_the_environment_once_read_and_there_for_our_child
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["init", "create_key", "import_credentials", "status", "up"])
+@pytest.mark.parametrize(
+    "command", ["init", "create_key", "import_credentials", "rotate_keys", "status", "up"]
+)
 def test_every_command_helps(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, command, "--help")
     assert done.returncode == 0

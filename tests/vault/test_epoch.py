@@ -262,6 +262,17 @@ def test_many_refreshes_at_once_are_no_restored_database(
     )
 
 
+def test_a_web_process_finds_it_out_before_its_first_answer(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, data_dir: Path
+) -> None:
+    epoch.advance(now=clock.now())
+    forget_outside(data_dir)
+    as_in_a_new_process()
+    epoch.look_at_start(now=clock.now())
+    with pytest.raises(Quarantined):
+        vault.issue_access_token(tenant=acme, user_id="alice", actor="test", now=time.time())
+
+
 # --- Nothing is remembered outside ---------------------------------------------------------
 
 

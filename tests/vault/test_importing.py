@@ -295,6 +295,8 @@ def test_a_sealed_column_moved_to_another_row_or_tenant_does_not_open(
             vault.issue_access_token(
                 tenant=thief.tenant, user_id=thief.user_id, actor="test", now=NOW
             )
+        # Nor would PostgreSQL keep it: a row points to its own tenant's data key.
+        OAuthCredential.objects.filter(pk=thief.pk).update(data_key=thief.data_key)
     OAuthCredential.objects.filter(pk=alice.pk).update(
         access_token_encrypted=alice.refresh_token_encrypted
     )

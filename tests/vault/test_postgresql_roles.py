@@ -12,6 +12,7 @@ import pytest
 from psycopg import sql
 
 from tests.processes import clean_environment, database_url, fresh_database, oauthvault
+from tests.servers import as_role, find_pg_dump
 
 pytestmark = [pytest.mark.system, pytest.mark.postgres_too]
 
@@ -70,6 +71,33 @@ def test_the_serving_role_is_given_what_it_needs_and_owns_nothing(
             connection.execute("DROP TABLE oauthvault.claude_oauth_tokens")
 
 
+def test_the_serving_role_cannot_switch_off_what_guards_the_audit_trail(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    owner, plain, _ = roles
+    variables = {"DATABASE_URL": plain, "OAUTHVAULT_MIGRATION_DATABASE_URL": owner}
+    assert run(tmp_path, "init", **variables).returncode == 0
+    verified = run(tmp_path, "verify_audit", **variables)
+    assert verified.returncode == 0, verified.stderr
+    for table in ("tokens_auditevent", "tokens_auditbatch"):
+        for act in (
+            f"ALTER TABLE oauthvault.{table} DISABLE TRIGGER USER",
+            f"TRUNCATE oauthvault.{table} CASCADE",
+            "SET session_replication_role = replica",
+        ):
+            with (
+                psycopg.connect(plain) as connection,
+                pytest.raises(psycopg.errors.InsufficientPrivilege),
+            ):
+                connection.execute(act)
+    with (
+        psycopg.connect(plain, options="-c oauthvault.tenants=*") as connection,
+        pytest.raises(psycopg.errors.IntegrityError),
+    ):
+        # The trigger finds its tables whatever the session's search path is.
+        connection.execute("DELETE FROM oauthvault.tokens_auditevent")
+
+
 def test_a_serving_role_that_could_pass_the_wall_is_refused(
     roles: tuple[str, str, str], tmp_path: Path
 ) -> None:
@@ -95,3 +123,127 @@ def test_two_that_migrate_at_once_take_turns(roles: tuple[str, str, str], tmp_pa
     for process in both:
         _, errors = process.communicate(timeout=90)
         assert process.returncode == 0, errors
+
+
+def test_one_command_makes_the_role_that_serves(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    _, _, superuser = roles
+    name = f"made_{secrets.token_hex(4)}"
+    variables = {
+        "DATABASE_URL": as_role(superuser, f"{name}:{secrets.token_hex(8)}"),
+        "OAUTHVAULT_MIGRATION_DATABASE_URL": superuser,
+    }
+    try:
+        made = run(tmp_path, "prepare_roles", **variables)
+        assert (made.returncode, "made" in made.stdout) == (0, True), made.stderr
+        variables["DATABASE_URL"] = as_role(superuser, f"{name}:{secrets.token_hex(8)}")
+        again = run(tmp_path, "prepare_roles", **variables)
+        assert (again.returncode, "password" in again.stdout) == (0, True), again.stderr
+        assert run(tmp_path, "init", **variables).returncode == 0
+        assert "owns nothing" in run(tmp_path, "doctor", **variables).stdout
+    finally:
+        with psycopg.connect(superuser, autocommit=True) as admin:
+            admin.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
+            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+def test_roles_that_cannot_be_made_are_refused_in_a_sentence(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    owner, plain, _ = roles
+    alone = run(tmp_path, "prepare_roles", DATABASE_URL=plain)
+    assert (alone.returncode, "OAUTHVAULT_MIGRATION_DATABASE_URL" in alone.stderr) == (2, True)
+    for service, migrates, why in (
+        (owner, owner, "same role"),
+        (plain, owner, "could not be made"),
+    ):
+        done = run(
+            tmp_path,
+            "prepare_roles",
+            DATABASE_URL=service,
+            OAUTHVAULT_MIGRATION_DATABASE_URL=migrates,
+        )
+        assert (done.returncode, why in done.stderr) == (1, True), done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_role_that_could_pass_the_wall_is_told_by_doctor_and_by_a_check(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    owner, _, superuser = roles
+    assert run(tmp_path, "init", DATABASE_URL=owner).returncode == 0
+    assert "could take the wall down" in run(tmp_path, "doctor", DATABASE_URL=owner).stdout
+    assert "bypasses row-level" in run(tmp_path, "doctor", DATABASE_URL=superuser).stdout
+    checked = run(tmp_path, "check", "--deploy", DATABASE_URL=superuser)
+    assert "oauthvault.W004" in checked.stderr
+    assert "oauthvault.W004" not in run(tmp_path, "check", "--deploy", DATABASE_URL=owner).stderr
+
+
+def test_the_wall_holds_for_the_owner_too_and_migrations_see_everybodys_rows(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    owner, _, _ = roles
+    assert run(tmp_path, "init", DATABASE_URL=owner).returncode == 0
+    assert run(tmp_path, "create_tenant", "acme", DATABASE_URL=owner).returncode == 0
+    with psycopg.connect(owner) as connection:
+        assert connection.execute("UPDATE oauthvault.tokens_tenant SET name = 'x'").rowcount == 0
+    script = (
+        "import django; django.setup()\n"
+        "from django.core.management import call_command\n"
+        "from django.db import connection\n"
+        "from django.db.models.signals import pre_migrate\n"
+        "def change(sender, **kwargs):\n"
+        "    if sender.name == 'tokens':\n"
+        "        with connection.cursor() as cursor:\n"
+        "            cursor.execute(\"UPDATE tokens_tenant SET name = 'changed'\")\n"
+        "            print(cursor.rowcount)\n"
+        "pre_migrate.connect(change)\n"
+        "call_command('migrate', verbosity=0)\n"
+    )
+    environment = clean_environment(
+        DATABASE_URL=owner,
+        OAUTHVAULT_DATA_DIR=str(tmp_path),
+        DJANGO_SETTINGS_MODULE="oauthvault.settings",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
+
+
+def test_a_dump_by_a_role_behind_the_wall_is_refused_or_whole_and_never_empty(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    """As docs/operations.md has it: whoever bypasses nothing dumps for every tenant by name."""
+    owner, _, superuser = roles
+    pg_dump = find_pg_dump()
+    if pg_dump is None:
+        pytest.skip("no pg_dump on this machine")
+    assert run(tmp_path, "init", DATABASE_URL=owner).returncode == 0
+    assert run(tmp_path, "create_tenant", "canary-tenant", DATABASE_URL=owner).returncode == 0
+
+    def dump(url: str, *more: str, options: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [pg_dump, "--schema=oauthvault", *more, url],
+            env=clean_environment(PGOPTIONS=options),
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
+    refused = dump(owner)
+    assert refused.returncode != 0
+    assert "row-level security" in refused.stderr
+    for whole in (
+        dump(superuser),
+        dump(owner, "--enable-row-security", options="-c oauthvault.tenants=*"),
+    ):
+        assert whole.returncode == 0, whole.stderr
+        assert "canary-tenant" in whole.stdout

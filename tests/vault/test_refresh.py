@@ -1,11 +1,15 @@
 """The one refresh: spends a token once, keeps what can be kept, says what is lost."""
 
+import logging
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from django.db import close_old_connections, connection, transaction
@@ -14,9 +18,10 @@ from pytest_django import Settings
 from tests.conftest import Store
 from tests.simulator import Simulator
 from tests.vault.conftest import Reread
-from tokens import clock, sealing, vault
+from tokens import clock, flight, sealing, vault
 from tokens.errors import (
     NoRefreshToken,
+    RateLimited,
     ReauthorizationRequired,
     RefreshInProgress,
     Revoked,
@@ -194,6 +199,45 @@ def test_the_save_is_fenced_by_generation_and_not_by_the_lease(
     assert (
         sealing.open_refresh_token(after).reveal() == upstream.current_login("alice").refresh_token
     )
+
+
+def test_who_is_signed_out_is_named_in_a_warning_with_the_cure(
+    alice: OAuthCredential, upstream: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.kill_login("alice")
+    refresh_one(alice)
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "user 'alice' of tenant acme must sign in again" in warning.getMessage()
+    assert "import_credentials" in warning.getMessage()
+    (line,) = [record for record in caplog.records if record.levelno == logging.INFO]
+    assert "refresh for user 'alice' of tenant acme" in line.getMessage()
+    assert "1 try," in line.getMessage()
+
+
+def test_that_the_circuit_opens_and_that_it_closes_is_a_warning_each(
+    acme: Tenant, upstream: Simulator, store: Store, settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Said once: not by every probe that fails meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/token"
+    settings.CLAUDE_OAUTH_MAX_RETRIES = 0
+    everybody = [
+        store(acme, f"user{number}", upstream.new_login(f"user{number}"))
+        for number in range(gate.FAILURES_ALLOWED + 1)
+    ]
+    theirs, settings.CLAUDE_OAUTH_TOKEN_URL = settings.CLAUDE_OAUTH_TOKEN_URL, nobody
+    for credential in everybody[:-1]:
+        assert refresh_one(credential) == Outcome.UNREACHABLE
+    Upstream.objects.update(circuit_open_until=1)
+    assert refresh_one(everybody[-1]) == Outcome.UNREACHABLE
+    Upstream.objects.update(circuit_open_until=1, token_url=theirs)
+    settings.CLAUDE_OAUTH_TOKEN_URL = theirs
+    assert refresh_one(everybody[-1]) == Outcome.REFRESHED
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["was found down" in line for line in said] == [True, False]
+    assert ["answers again" in line for line in said] == [False, True]
+    assert nobody in said[0]
 
 
 def test_an_ended_login_is_said_plainly(
@@ -447,6 +491,135 @@ def test_a_demand_within_ten_seconds_of_a_success_is_answered_by_it(
     for _ in range(3):
         vault.refresh_now(tenant=acme, user_id="alice", actor="test", now=time.time())
     assert upstream.counts.token_calls == 1
+
+
+def test_what_failed_a_moment_ago_is_not_sent_again_for_the_asking(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, settings: Settings
+) -> None:
+    settings.CLAUDE_OAUTH_MAX_RETRIES = 0
+    upstream.fault("unavailable", times=1)
+    for _ in range(3):
+        with pytest.raises(UpstreamUnavailable) as refused:
+            vault.refresh_now(tenant=acme, user_id="alice", actor="test", now=time.time())
+        assert refused.value.retry_after is not None
+    assert upstream.counts.token_calls == 1
+    later = time.time() + 11
+    vault.refresh_now(tenant=acme, user_id="alice", actor="test", now=later)
+    assert (upstream.counts.token_calls, upstream.counts.refreshed) == (2, 1)
+
+
+def test_a_process_that_ends_gives_back_what_it_has_claimed_and_cannot_ask_for(
+    acme: Tenant, upstream: Simulator, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob = store(acme, "bob", upstream.new_login("bob", expires_in=-10))
+    ended = ThreadPoolExecutor(max_workers=1)
+    ended.shutdown()
+    with monkeypatch.context() as at_the_end:
+        at_the_end.setattr(flight, "_pool", ended)
+        with pytest.raises(RefreshInProgress):
+            vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=time.time())
+    assert not RefreshAttempt.objects.exists()
+    bob.refresh_from_db()
+    assert (bob.unanswered_presentations, bob.lease_id) == (0, None)
+    vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=time.time())
+    assert upstream.counts.token_calls == 1
+
+
+class FullPool(ThreadPoolExecutor):
+    """A pool on a machine that gives it no further thread: it raises, and keeps the work."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        super().submit(*args, **kwargs)
+        raise RuntimeError("can't start new thread")
+
+
+def test_a_claim_that_was_given_back_is_not_carried_out_later(
+    acme: Tenant, upstream: Simulator, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(acme, "bob", upstream.new_login("bob", expires_in=-10))
+    busy = threading.Event()
+    with FullPool(max_workers=1) as pool, monkeypatch.context() as patched:
+        with suppress(RuntimeError):
+            pool.submit(busy.wait, 30)
+        patched.setattr(flight, "_pool", pool)
+        with pytest.raises(RefreshInProgress):
+            vault.issue_access_token(
+                tenant=acme, user_id="bob", actor="test", wait=0, now=time.time()
+            )
+        assert not RefreshAttempt.objects.exists()
+        busy.set()
+    assert upstream.counts.token_calls == 0
+    vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=time.time())
+    assert (upstream.counts.token_calls, upstream.counts.reuse) == (1, 0)
+
+
+def test_a_refusal_of_an_earlier_request_is_not_the_answer_to_a_later_one(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    bob = store(acme, "bob", upstream.new_login("bob", expires_in=-10))
+    gate.close_for(60, now=clock.now())
+    with pytest.raises(UpstreamRateLimited):
+        vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=time.time())
+    gate.reopen()
+    upstream.kill_login("bob")
+    # Another process is at it, and its refresh ends the login.
+    claim = claim_of(bob)
+
+    def end_it() -> None:
+        answer, tries = present(claim)
+        save_answer(claim, answer, tries=tries, latency_ms=1)
+
+    with ThreadPoolExecutor(1) as another:
+        ended = another.submit(in_threads, 1, end_it)
+        with pytest.raises(ReauthorizationRequired):
+            vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=time.time())
+        ended.result()
+
+
+def refused_before(*logins: OAuthCredential, times: int = 1) -> None:
+    RefreshAttempt.objects.bulk_create(
+        RefreshAttempt(
+            tenant_id=login.tenant_id, credential=login, lease_id=uuid.uuid4(), actor="test",
+            cause=Cause.DEMAND, generation=1, started_at=clock.now() - 60,
+            outcome=Outcome.INVALID_GRANT,
+        )
+        for login in logins
+        for _ in range(times)
+    )  # fmt: skip
+
+
+def test_after_many_made_up_logins_a_tenants_new_ones_wait_and_its_proven_ones_do_not(
+    alice: OAuthCredential, acme: Tenant, globex: Tenant, upstream: Simulator, store: Store
+) -> None:
+    assert refresh_one(alice) == Outcome.REFRESHED
+    new = store(acme, "new", upstream.new_login("new"))
+    carol = store(globex, "carol", upstream.new_login("carol"))
+    made_up = [store(acme, f"x{n}", upstream.new_login(f"x{n}")) for n in range(51)]
+    refused_before(*made_up[:50])
+    assert refresh_one(new) == Outcome.REFRESHED
+    refused_before(made_up[50])
+    later = store(acme, "later", upstream.new_login("later"))
+    for cause in (Cause.DEMAND, Cause.HAND_OUT, Cause.REJECTED, Cause.SWEEP):
+        with pytest.raises(RateLimited):
+            refresh_one(later, cause=cause)
+    for proven in (alice, new, carol):
+        assert refresh_one(proven) == Outcome.REFRESHED
+    calls = upstream.counts.token_calls
+    # A made-up login in a proven one's place is new again.
+    store(acme, "alice", upstream.new_login("alice"))
+    with pytest.raises(RateLimited):
+        refresh_one(alice)
+    assert upstream.counts.token_calls == calls
+
+
+def test_one_user_who_shows_made_up_logins_is_slowed_and_nobody_beside_them(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    bob = store(acme, "bob", upstream.new_login("bob"))
+    refused_before(alice, times=60)
+    with pytest.raises(RateLimited):
+        refresh_one(alice)
+    assert refresh_one(bob) == Outcome.REFRESHED
 
 
 def test_fifty_reports_of_one_generation_cause_one_refresh(

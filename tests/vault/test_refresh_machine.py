@@ -56,6 +56,7 @@ from tokens.errors import (
     RefreshInProgress,
     StaleCredential,
     StoreUnavailable,
+    TenantSuspended,
     VaultError,
 )
 from tokens.importing import import_credential
@@ -229,7 +230,7 @@ class RefreshMachine(RuleBasedStateMachine):
         trouble=st.none() | troubles(20),
     )
     def sign_in(self, who: int, life: int, refreshable: bool, trouble: Trouble | None) -> None:
-        """A new login is always taken."""
+        """A new login is always taken, except in a tenant that is suspended."""
         self.sound = False
         person = self.people[who]
         login, family = self.books.new_login(
@@ -238,8 +239,13 @@ class RefreshMachine(RuleBasedStateMachine):
         self.files.append(File(who, login, family))
         if login.refresh_token is not None:
             self.outside.add(login.refresh_token)
-        with self.in_trouble(trouble):
-            self.store(person, login)
+        try:
+            with self.in_trouble(trouble):
+                self.store(person, login)
+        except TenantSuspended:
+            assert self.is_stopped(person)
+            return
+        assert not self.is_stopped(person) or trouble is not None
         if self.take_over(person, family) is False:
             assert trouble is not None, "a new login was not stored"
 
@@ -265,6 +271,8 @@ class RefreshMachine(RuleBasedStateMachine):
             credential = row.credential
             if credential.unanswered_presentations or credential.lease_id is not None:
                 expected = RefreshInProgress
+        if self.is_stopped(person):
+            expected = TenantSuspended
         if file.login.refresh_token is None and file.login.expires_at <= self.now() + 1:
             expected = InvalidCredentials  # past its end, and nothing renews it
         refused: VaultError | None = None
@@ -733,6 +741,10 @@ class RefreshMachine(RuleBasedStateMachine):
 
     def tenant(self, person: Person) -> Tenant:
         return Tenant.objects.get(pk=person.tenant_id)
+
+    def is_stopped(self, person: Person) -> bool:
+        """Whether nothing comes in for anybody of this person's tenant."""
+        return self.tenant(person).suspended_at is not None
 
     def store(self, person: Person, login: Login) -> None:
         file = login.credentials_file()

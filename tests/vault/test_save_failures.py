@@ -20,7 +20,7 @@ from tests.conftest import Store
 from tests.simulator import Simulator
 from tests.vault.conftest import NO_REDIS_THERE, Reread
 from tests.vault.test_refresh import claim_of, end_lease, in_threads, refresh_one, wait_for
-from tokens import clock, epoch, outside, sealing, vault
+from tokens import clock, epoch, isolation, outside, sealing, vault
 from tokens.errors import StoreUnavailable, UpstreamRateLimited
 from tokens.models import (
     AuditEvent,
@@ -175,6 +175,7 @@ def spooled_for(credential: OAuthCredential) -> list[spool.Entry]:
 def test_whichever_statement_of_the_save_fails_the_pair_is_saved_once(
     upstream: Simulator, store: Store
 ) -> None:
+    @isolation.every_tenant()
     def saved(number: int) -> Trouble:
         """A refresh of somebody new, of whose save the statement of that number fails."""
         name = f"statement-{number}"
@@ -598,6 +599,8 @@ def test_an_answer_that_nothing_takes_for_too_long_is_called_lost(
     (data_dir / "spool").write_text("no folder")
     with Trouble(upstream, statement=every), pytest.raises(DatabaseError):
         save_answer(claim, answer, tries=tries, latency_ms=1)
+    held = next(record.message for record in caplog.records if "in memory only" in record.message)
+    assert "(File exists). Do not stop this process" in held
     assert [record.levelname for record in caplog.records if "is lost" in record.message] == [
         "CRITICAL"
     ]

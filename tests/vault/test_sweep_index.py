@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import connection
 
 from tokens import endings
-from tokens.models import OAuthCredential, Outcome, RefreshAttempt, Standing
+from tokens.models import OAuthCredential, Outcome, RefreshAttempt, Standing, Tenant
 
 pytestmark = pytest.mark.django_db
 
@@ -24,7 +24,11 @@ def test_what_is_due_is_found_by_its_partial_index() -> None:
     assert "credential_due" in plan(OAuthCredential.objects.due(now=time.time())[:500])
 
 
-def test_what_a_killed_process_left_is_found_by_partial_indexes() -> None:
+def test_what_a_killed_process_left_is_found_by_partial_indexes(acme: Tenant) -> None:
+    OAuthCredential.objects.bulk_create(
+        OAuthCredential(tenant=acme, user_id=f"user-{number}", expires_at=1, standing="revoked")
+        for number in range(2000)
+    )
     exhausted = OAuthCredential.objects.filter(
         standing=Standing.ACTIVE,
         unanswered_presentations__gte=settings.MOST_PRESENTATIONS,

@@ -1,14 +1,19 @@
-"""The audit trail, to read and to search."""
+"""The audit trail, to read, to search and to export, and how its chain stands."""
 
 import re
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, Max, Min, Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
 
@@ -16,7 +21,8 @@ from tokens import clock
 from tokens.admin import facts
 from tokens.admin.base import VaultModelAdmin, in_words
 from tokens.admin.times import moment
-from tokens.models import AuditEvent
+from tokens.models import AuditChain, AuditEvent
+from tokens.trail import export
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -58,11 +64,19 @@ class ActionFilter(DropdownFilter):
             ("suspend", gettext_lazy("suspend")),
             ("resume", gettext_lazy("resume")),
             ("create_key", gettext_lazy("create key")),
+            ("rotate_key", gettext_lazy("rotate key")),
             ("revoke_key", gettext_lazy("revoke key")),
+            ("unusual_span", gettext_lazy("unusual use of a key")),
             ("create_tenant", gettext_lazy("create tenant")),
             ("change_tenant", gettext_lazy("change tenant")),
+            ("rotate_data_key", gettext_lazy("rotate data key")),
+            ("reseal", gettext_lazy("seal again")),
+            ("destroy_data_key", gettext_lazy("destroy data key")),
+            ("rewrap_data_key", gettext_lazy("rewrap data key")),
             ("suspend_tenant", gettext_lazy("suspend tenant")),
             ("resume_tenant", gettext_lazy("resume tenant")),
+            ("reanchor_audit", gettext_lazy("reanchor audit trail")),
+            ("delete_tenant", gettext_lazy("delete tenant")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -74,16 +88,40 @@ class AuditEventAdmin(VaultModelAdmin):
     list_display = ("when", "tenant_name", "actor", "act", "subject", "result", "detail_in_words")
     list_display_links = ("when",)
     list_filter = (("tenant", RelatedDropdownFilter), ActionFilter, SinceFilter)
-    list_select_related = ("tenant",)
+    list_before_template = "admin/tokens/auditevent/chain.html"
     list_fullwidth = True
-    search_fields = ("actor", "subject", "action", "tenant__slug")
+    search_fields = ("actor", "subject", "action", "tenant_slug")
     search_help_text = gettext_lazy("Actor, user, action, tenant or 2026-01-31")
     # An audit trail is read newest first, and by nothing else.
     sortable_by = ()
-    fields = ("when", "tenant_name", "actor", "act", "subject", "result", "request_id",
-              "detail_in_words")  # fmt: skip
+    fields = ("when", "tenant_name", "actor", "act", "subject", "result", "address",
+              "request_id", "detail_in_words", "link_of_chain")  # fmt: skip
     readonly_fields = fields
     actions = None
+
+    def get_urls(self) -> list[URLPattern]:
+        own = path(
+            "export/", self.admin_site.admin_view(self.export), name="tokens_auditevent_export"
+        )
+        return [own, *super().get_urls()]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: Mapping[str, Any] | None = None
+    ) -> HttpResponse:
+        question = request.GET.urlencode()
+        link = reverse("admin:tokens_auditevent_export") + (f"?{question}" if question else "")
+        context = {"chain": _state_of_chains(), "export_link": link, **(extra_context or {})}
+        response: HttpResponse = super().changelist_view(request, context)
+        return response
+
+    def export(self, request: HttpRequest) -> HttpResponseBase:
+        """What the list shows with these filters, all of it, as JSON lines, oldest first."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        events = self.get_changelist_instance(request).get_queryset(request)
+        answer = StreamingHttpResponse(_lines(events), content_type="application/x-ndjson")
+        answer["Content-Disposition"] = 'attachment; filename="audit.jsonl"'
+        return answer
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -109,7 +147,7 @@ class AuditEventAdmin(VaultModelAdmin):
 
     @admin.display(description=gettext_lazy("tenant"))
     def tenant_name(self, event: AuditEvent) -> str:
-        return event.tenant.slug if event.tenant is not None else "–"
+        return event.tenant_slug or "–"
 
     @admin.display(description=gettext_lazy("action"))
     def act(self, event: AuditEvent) -> str:
@@ -125,6 +163,42 @@ class AuditEventAdmin(VaultModelAdmin):
     @admin.display(description=gettext_lazy("detail"))
     def detail_in_words(self, event: AuditEvent) -> SafeString:
         return format_html('<span class="ov-sentence">{}</span>', in_words(event.detail) or "–")
+
+    @admin.display(description=gettext_lazy("sealed in"))
+    def link_of_chain(self, event: AuditEvent) -> str:
+        if event.batch is None:
+            return _("not sealed yet")
+        return _("batch %(number)d") % {"number": event.batch.number}
+
+
+def _lines(events: QuerySet[AuditEvent]) -> Iterator[str]:
+    """A page at a time, each asked for whomever the request is for: it is long over when the
+    last of them is read."""
+    ask: Callable[..., Any] = copy_context().run
+    return _in_pages(ask, events)
+
+
+def _in_pages(ask: Callable[..., Any], events: QuerySet[AuditEvent]) -> Iterator[str]:
+    after: AuditEvent | None = None
+    while rows := ask(export.page, events, after=after):
+        after = rows[-1]
+        yield from map(export.line, rows)
+
+
+def _state_of_chains() -> dict[str, Any]:
+    """As of the last sealing and the last `oauthvault verify_audit`: nothing is verified here."""
+    now = clock.now()
+    found = AuditChain.objects.aggregate(
+        chains=Count("pk"),
+        unverified=Count("pk", filter=Q(verified_at=None)),
+        sealed_at=Max("sealed_at"),
+        verified_at=Min("verified_at"),
+        broken=Count("pk", filter=~Q(broken="")),
+    )
+    for name in ("sealed_at", "verified_at"):
+        found[name] = moment(found[name], now=now) if found[name] is not None else None
+    broken = AuditChain.objects.exclude(broken="").order_by("pk")[:5] if found["broken"] else ()
+    return {**found, "first_broken": list(broken)}
 
 
 def _day(word: str) -> float | None:

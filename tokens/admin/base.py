@@ -68,7 +68,7 @@ class VaultModelAdmin(ModelAdmin):
         if not self.has_view_permission(request, obj):
             raise PermissionDenied
         now = clock.now()
-        events = self.history_of(obj).select_related("tenant")[:_HISTORY_SHOWN]
+        events = self.history_of(obj)[:_HISTORY_SHOWN]
         context = {
             **self.admin_site.each_context(request),
             "title": _("History: %s") % obj,

@@ -11,12 +11,15 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from oauthvault.env import ConfigurationError
 from tokens import clock, epoch, statistics
 from tokens.admin import facts
 from tokens.admin.times import distance, exact, moment, span
+from tokens.keyring import load_keyring
 from tokens.listing import status_in_sql
 from tokens.models import Heartbeat, OAuthCredential, Standing
 from tokens.refresh import gate, spool
+from tokens.rotation.keks import to_rewrap
 
 _SHOWN = 10
 _NEXT = 8
@@ -67,6 +70,7 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         "closed_until": moment(door.closed_until, now=now) if door.closed_until else None,
         "found_down": door.found_down,
         "spooled": spool.depth(state.vault_id),
+        "under_older_kek": _under_older_kek(),
         "quarantined": moment(state.quarantined_at, now=now) if state.quarantined_at else None,
         "quarantine_reason": state.quarantine_reason,
         "list_link": _list(),
@@ -193,6 +197,15 @@ def _scheduler(now: float) -> Scheduler:
         age=span(age),
         away=age > _BEATS_MISSED * settings.SWEEP_INTERVAL,
     )
+
+
+def _under_older_kek() -> int:
+    """How many keys the primary encryption key does not open yet. Without a key at hand this
+    page is not the one to say so: nothing works then, and health says why."""
+    try:
+        return to_rewrap(load_keyring())
+    except ConfigurationError:
+        return 0
 
 
 def _list() -> str:

@@ -5,24 +5,43 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
+from kombu.exceptions import KombuError
+from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
-from tokens import clock, statistics
+from tokens import clock, deletion, statistics
 from tokens.admin import facts
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.base import operator
 from tokens.admin.times import moment
-from tokens.models import AuditEvent, Tenant
-from tokens.tenants import change_tenant, create_tenant, resume_tenant, suspend_tenant
+from tokens.models import AuditEvent, Backoff, Tenant
+from tokens.rotation.data_keys import present_key, under_older_keys
+from tokens.tasks import rotate_data_key
+from tokens.tenants import (
+    SETTINGS,
+    BadTenantRequest,
+    change_tenant,
+    checked_setting,
+    create_tenant,
+    resume_tenant,
+    suspend_tenant,
+)
 
-_SETTINGS = ("name", "has_default_user", "auto_refresh", "refresh_threshold")
+# Seconds that the page of a deletion works at it; the scheduler goes on with what is left.
+_DELETING = 5.0
+_LIMITS = (("max_retries", "retry_backoff"), "key_networks")
+# How many credentials are sealed again in this very request when no worker can be told.
+_HERE_AT_MOST = 200
 
 
 def _suspend(tenant: Tenant, actor: str, now: float) -> Result:
@@ -44,6 +63,78 @@ def _suspend_effect(tenant: Tenant, now: float) -> str:
     ) % {"n": active}
 
 
+def _why_not_resumed(tenant: Tenant) -> str | None:
+    if tenant.deletion_began_at is not None:
+        return _("It is being deleted, and stays suspended to the end.")
+    return None if tenant.suspended_at else _("It is not suspended.")
+
+
+def _request_rotation(tenants: Sequence[Tenant], actor: str, now: float) -> list[Result]:
+    """Hand each to a worker. If none can be told, a small one is done here."""
+    results, here = [], 0
+    for tenant in tenants:
+        key = present_key(tenant)
+        if key is None:
+            results.append(Result(text=f"{tenant.slug}: {_NOTHING_SEALED}"))
+            continue
+        arguments, name = (tenant.pk, key.key_id, actor), {"name": tenant.slug}
+        try:
+            rotate_data_key.apply_async(args=arguments, retry=False)
+        except (KombuError, OSError):
+            here += tenant.credentials.count()
+            if here > _HERE_AT_MOST:
+                text = _(
+                    "%(name)s: not asked for; the message broker cannot be reached. "
+                    "“oauthvault rotate_keys --tenant %(name)s” does it without one."
+                )
+                results.append(Result(text=text % name, level=messages.ERROR))
+                continue
+            rotate_data_key(*arguments)
+            results.append(Result(text=_("%(name)s: the data key is a new one.") % name))
+        else:
+            text = _("%(name)s: a new data key is on its way; its page shows how far it is.")
+            results.append(Result(text=text % name))
+    return results
+
+
+def _rotation_effect(tenant: Tenant, now: float) -> str:
+    waiting = under_older_keys(tenant).count()
+    if waiting:
+        return ngettext(
+            "An earlier rotation goes on: %(n)d credential is sealed again.",
+            "An earlier rotation goes on: %(n)d credentials are sealed again.",
+            waiting,
+        ) % {"n": waiting}
+    sealed = tenant.credentials.exclude(data_key=None).count()
+    return ngettext(
+        "A new data key is made, and %(n)d credential is sealed again.",
+        "A new data key is made, and %(n)d credentials are sealed again.",
+        sealed,
+    ) % {"n": sealed}
+
+
+_NOTHING_SEALED = gettext_lazy("Nothing was ever sealed for it: there is no data key yet.")
+
+ROTATE_DATA_KEY = Act(
+    name="rotate_data_key",
+    permission="change",
+    title=gettext_lazy("Rotate data key"),
+    icon="autorenew",
+    button=lambda n: ngettext("Rotate %(n)d data key", "Rotate %(n)d data keys", n) % {"n": n},
+    question=lambda n: (
+        ngettext("Give this tenant a new data key?", "Give these %(n)d tenants new data keys?", n)
+        % {"n": n}
+    ),
+    means=gettext_lazy(
+        "The tenant's tokens are sealed again under a new key, in the background, while they go "
+        "on being handed out and refreshed. The tokens stay what they are: nobody has to sign in "
+        "again. The old data key is destroyed some minutes later, when nothing needs it any more; "
+        "a backup that was made before still has it."
+    ),
+    effect=_rotation_effect,
+    refusal=lambda tenant, now: None if present_key(tenant) is not None else str(_NOTHING_SEALED),
+    perform=_request_rotation,
+)
 SUSPEND = Act(
     name="suspend",
     permission="change",
@@ -72,7 +163,7 @@ RESUME = Act(
     question=lambda n: ngettext("Resume this tenant?", "Resume these %(n)d tenants?", n) % {"n": n},
     means=gettext_lazy("Its keys are answered, and its tokens refreshed, from this moment on."),
     effect=lambda tenant, now: _("Works again."),
-    refusal=lambda tenant, now: None if tenant.suspended_at else _("It is not suspended."),
+    refusal=lambda tenant, now: _why_not_resumed(tenant),
     perform=one_by_one(_resume),
 )
 
@@ -82,10 +173,12 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = Tenant
-        fields = ("slug", *_SETTINGS)
+        fields = ("slug", *SETTINGS)
         labels = {
             "auto_refresh": gettext_lazy("Automatic refresh"),
             "has_default_user": gettext_lazy("Default user"),
+            "max_retries": gettext_lazy("Quick retries"),
+            "retry_backoff": gettext_lazy("Pauses between them"),
         }
         help_texts = {
             "slug": gettext_lazy(
@@ -94,8 +187,26 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
             ),
         }
 
+    key_networks = forms.CharField(
+        label=gettext_lazy("Networks of its keys"),
+        required=False,
+        max_length=2000,
+        help_text=gettext_lazy(
+            "Where every key of the tenant must come from, like 10.1.2.0/24, one on each line, in "
+            "addition to what is set for the key itself. Empty: anywhere."
+        ),
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 2}),
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.instance.pk is not None:
+            self.initial["key_networks"] = "\n".join(self.instance.key_networks)
+        if "retry_backoff" in self.fields:
+            self.fields["retry_backoff"].widget.choices = [
+                ("", gettext_lazy("as the deployment is set")),
+                *Backoff.choices,
+            ]
         if "auto_refresh" in self.fields:  # Not there for those who may only look.
             self.fields["auto_refresh"].widget.choices = [
                 ("unknown", gettext_lazy("as the deployment is set")),
@@ -103,11 +214,38 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
                 ("false", gettext_lazy("off")),
             ]
 
-    def clean_refresh_threshold(self) -> int | None:
-        threshold: int | None = self.cleaned_data["refresh_threshold"]
-        if threshold is not None and not 1 <= threshold <= 86_400:
-            raise forms.ValidationError(_("Between 1 and 86400 seconds."))
-        return threshold
+    def clean(self) -> dict[str, Any]:
+        """Each setting as the domain has it; its sentence beside the field where it has none."""
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if "key_networks" in cleaned:
+            cleaned["key_networks"] = cleaned["key_networks"].replace(",", " ").split()
+        for name in SETTINGS:
+            if name in cleaned:
+                try:
+                    cleaned[name] = checked_setting(name, cleaned[name])
+                except BadTenantRequest as refusal:
+                    self.add_error(name, refusal.detail)
+        return cleaned
+
+
+class DeletionForm(forms.Form):
+    """The name, typed by hand, as the word that it is meant."""
+
+    slug = forms.CharField(
+        strip=True,
+        max_length=63,
+        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
+
+    def __init__(self, *args: Any, tenant: Tenant, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._tenant = tenant
+        self.fields["slug"].label = _("Type its name, %(name)s, to go on") % {"name": tenant.slug}
+
+    def clean_slug(self) -> str:
+        if self.cleaned_data["slug"] != self._tenant.slug:
+            raise forms.ValidationError(_("That is not its name. Nothing was deleted."))
+        return self._tenant.slug
 
 
 @admin.register(Tenant)
@@ -118,10 +256,11 @@ class TenantAdmin(ActingModelAdmin):
     search_fields = ("slug", "name")
     search_help_text = gettext_lazy("Name")
     ordering = ("slug",)
-    acts = (SUSPEND, RESUME)
-    actions = ("suspend_many", "resume_many")
-    actions_detail = ("suspend_one", "resume_one")
+    acts = (ROTATE_DATA_KEY, SUSPEND, RESUME)
+    actions = ("rotate_data_key_many", "suspend_many", "resume_many")
+    actions_detail = ("rotate_data_key_one", "suspend_one", "resume_one")
 
+    rotate_data_key_one, rotate_data_key_many = pages(ROTATE_DATA_KEY)
     suspend_one, suspend_many = pages(SUSPEND)
     resume_one, resume_many = pages(RESUME)
 
@@ -131,30 +270,98 @@ class TenantAdmin(ActingModelAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm("tokens.change_tenant")
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("tokens.delete_tenant")
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: Any = None
+    ) -> HttpResponse:
+        """A page that says what it means and has the name typed; only its own POST begins."""
+        tenant = self.get_object(request, unquote(object_id))
+        if tenant is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        if not (self.has_view_permission(request) and self.has_delete_permission(request)):
+            raise PermissionDenied
+        form = DeletionForm(request.POST or None, tenant=tenant)
+        if form.is_valid():
+            return self._delete(request, tenant)
+        return self._ask_to_delete(request, tenant, form)
+
+    def _ask_to_delete(
+        self, request: HttpRequest, tenant: Tenant, form: DeletionForm
+    ) -> HttpResponse:
+        why_not = None
+        try:
+            deletion.refuse_deletion(tenant)
+        except BadTenantRequest as refusal:
+            why_not = refusal.detail
+        request.current_app = self.admin_site.name
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Delete tenant"),
+            "opts": self.opts,
+            "original": tenant,
+            "tenant": tenant,
+            "state": self.state(tenant),
+            "people": self.people(tenant),
+            "keys": tenant.api_keys.count(),
+            "why_not": why_not,
+            "form": form,
+            "back": reverse("admin:tokens_tenant_change", args=[tenant.pk]),
+        }
+        return TemplateResponse(request, "admin/tokens/tenant/delete.html", context)
+
+    def _delete(self, request: HttpRequest, tenant: Tenant) -> HttpResponse:
+        actor, now = operator(request), clock.now()
+        try:
+            deletion.begin(tenant=tenant, actor=actor, now=now)
+        except BadTenantRequest as refusal:
+            self.message_user(request, refusal.detail, messages.ERROR)
+            return HttpResponseRedirect(reverse("admin:tokens_tenant_change", args=[tenant.pk]))
+        told = deletion.go_on(tenant=tenant, actor=actor, seconds=_DELETING)
+        if told.finished:
+            self.message_user(
+                request,
+                _("%(name)s is deleted.") % {"name": tenant.slug}
+                + f" {deletion.of_upstream(told)}",
+                messages.SUCCESS,
+            )
+        else:
+            self.message_user(
+                request,
+                _("%(name)s is being deleted. The scheduler goes on with it.")
+                % {"name": tenant.slug},
+                messages.WARNING,
+            )
+        return HttpResponseRedirect(reverse("admin:tokens_tenant_changelist"))
+
     def get_fieldsets(self, request: HttpRequest, obj: Tenant | None = None) -> Any:
         if obj is None:
-            return ((None, {"fields": ("slug", "name", "auto_refresh", "refresh_threshold")}),)
+            return (
+                (None, {"fields": ("slug", "name", "auto_refresh", "refresh_threshold")}),
+                (gettext_lazy("Limits"), {"fields": _LIMITS}),
+            )
         return (
             (None, {"fields": (("slug", "state"), "name")}),
             (
                 gettext_lazy("Settings"),
-                {"fields": (("auto_refresh", "refresh_threshold"), "has_default_user")},
+                {"fields": (("auto_refresh", "refresh_threshold"), *_LIMITS, "has_default_user")},
             ),
             (
                 gettext_lazy("Now"),
-                {"fields": (("people", "refreshes"), ("links", "created"))},
+                {"fields": (("people", "refreshes"), ("data_key", "links"), "created")},
             ),
         )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[str]:
         if obj is None:
             return ()
-        return ("slug", "state", "people", "refreshes", "links", "created")
+        return ("slug", "state", "people", "refreshes", "data_key", "links", "created")
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
         """By the domain functions, which also write the audit trail."""
         actor, now = operator(request), clock.now()
-        chosen = {name: form.cleaned_data[name] for name in form.changed_data if name in _SETTINGS}
+        chosen = {name: form.cleaned_data[name] for name in form.changed_data if name in SETTINGS}
         if change:
             change_tenant(tenant=obj, actor=actor, now=now, **chosen)
             return
@@ -186,6 +393,8 @@ class TenantAdmin(ActingModelAdmin):
 
     @admin.display(description=gettext_lazy("state"))
     def state(self, tenant: Tenant) -> SafeString:
+        if tenant.deletion_began_at is not None:
+            return facts.badge(gettext_lazy("being deleted"), "bad")
         if tenant.suspended_at is not None:
             return facts.badge(gettext_lazy("suspended"), "uneasy")
         return facts.badge(gettext_lazy("active"), "good")
@@ -222,6 +431,30 @@ class TenantAdmin(ActingModelAdmin):
             "ok": now.succeeded_last_24h,
             "failed": now.failed_last_24h,
         }
+
+    @admin.display(description=gettext_lazy("data key"))
+    def data_key(self, tenant: Tenant) -> SafeString:
+        """Which one seals, since when, and how many credentials it does not open yet."""
+        key = present_key(tenant)
+        if key is None:
+            return format_html("{}", _("none yet"))
+        older = under_older_keys(tenant).count()
+        said = (
+            ngettext(
+                "%(n)d credential is still sealed under an older one",
+                "%(n)d credentials are still sealed under an older one",
+                older,
+            )
+            % {"n": older}
+            if older
+            else _("every credential is sealed under it")
+        )
+        return format_html(
+            "<code>{}</code> {} {}",
+            key.key_id,
+            moment(key.created_at.timestamp(), now=clock.now()),
+            said,
+        )
 
     @admin.display(description=gettext_lazy("created"), ordering="created_at")
     def created(self, tenant: Tenant) -> SafeString:

@@ -4,17 +4,20 @@ import getpass
 import itertools
 import json
 import sys
-from argparse import SUPPRESS, ArgumentParser
-from collections.abc import Callable
+from argparse import SUPPRESS, Action, ArgumentParser
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from tokens import isolation
 from tokens.errors import VaultError
 from tokens.models import Tenant
 from tokens.tenants import find_tenant
 
 _BAR = 30
+# What people read only: empty, it widens nothing.
+_MAY_BE_EMPTY = {"name", "label"}
 
 
 class VaultCommand(BaseCommand):
@@ -25,20 +28,42 @@ class VaultCommand(BaseCommand):
 
     requires_system_checks: list[str] = []
     requires_migrations_checks = False
+    _arguments: Sequence[Action] = ()
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         _hide_django_options(parser)
+        self._arguments = [
+            action
+            for action in parser._actions
+            if action.help != SUPPRESS
+            and not (action.option_strings and action.dest in _MAY_BE_EMPTY)
+        ]
         return parser
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
-            return super().execute(*args, **options)
+            # Whoever has a terminal of the vault has its keys, too.
+            with isolation.every_tenant():
+                self._refuse_blanks(options)
+                return super().execute(*args, **options)
         except CommandError as error:
             if not getattr(self, "_called_from_command_line", False):
                 raise
             self.stderr.write(f"oauthvault: {error}")
             sys.exit(error.returncode)
+
+    def _refuse_blanks(self, options: dict[str, Any]) -> None:
+        """A script's variable that was not set names nobody: it must not come to mean everybody,
+        as it does where the option is left out."""
+        for action in self._arguments:
+            given = options.get(action.dest)
+            texts = given if isinstance(given, list) else [given]
+            if any(isinstance(text, str) and not text.strip() for text in texts):
+                name = action.option_strings[0] if action.option_strings else action.metavar
+                raise CommandError(
+                    f"{name} is empty: was a variable not set? Nothing was done", returncode=2
+                )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -84,6 +109,22 @@ def actor() -> str:
         return f"command line ({getpass.getuser()})"
     except (KeyError, OSError):
         return "command line"
+
+
+def confirm(question: str, *, yes: bool, otherwise: str, word: str | None = None) -> None:
+    """Ask at the terminal before what cannot be undone. CommandError with ``otherwise`` for
+    anything but a yes (or ``word``, where that must be typed); without a terminal only
+    ``yes`` (the option --yes) goes through."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{otherwise}: there is no terminal to ask at; say --yes", returncode=2)
+    if word is not None:
+        agreed = input(f"{question} Type {word} to go on: ").strip() == word
+    else:
+        agreed = input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
+    if not agreed:
+        raise CommandError(otherwise)
 
 
 def progress(total: int, *, wanted: bool = True) -> Callable[[], None]:

@@ -5,7 +5,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tokens import clock
-from tokens.management.command import VaultCommand, actor, add_tenant, add_user, tenant_named
+from tokens.management.command import (
+    VaultCommand,
+    actor,
+    add_json,
+    add_tenant,
+    add_user,
+    tenant_named,
+)
 
 
 class SuspensionCommand(VaultCommand):
@@ -18,12 +25,19 @@ class SuspensionCommand(VaultCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_tenant(parser)
         add_user(parser, required=False)
+        add_json(parser)
 
     def run(self, **options: Any) -> None:
         tenant, now = tenant_named(options["tenant"]), clock.now()
         if options["user"]:
             type(self).of_user(tenant=tenant, user_id=options["user"], actor=actor(), now=now)
-            self.say(f"User {options['user']} of tenant {tenant.slug} is {self.done}.")
         else:
             type(self).of_tenant(tenant=tenant, actor=actor(), now=now)
+        if options["json"]:
+            self.print_json(
+                {"tenant": tenant.slug, "user_id": options["user"], "result": self.done}
+            )
+        elif options["user"]:
+            self.say(f"User {options['user']} of tenant {tenant.slug} is {self.done}.")
+        else:
             self.say(f"Tenant {tenant.slug} is {self.done}.")

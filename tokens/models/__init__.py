@@ -1,25 +1,30 @@
 from tokens.models.attempt import Cause, Outcome, RefreshAttempt
-from tokens.models.audit import AuditEvent
+from tokens.models.audit import AuditBatch, AuditChain, AuditEvent
 from tokens.models.credential import OAuthCredential, Problem, Standing, Status
 from tokens.models.deployment import Deployment
 from tokens.models.fingerprint import TokenFingerprint, TokenKind
 from tokens.models.handout import HandOut
 from tokens.models.heartbeat import Heartbeat
 from tokens.models.keys import DataKey, VaultKey
+from tokens.models.span import KeySpan
 from tokens.models.statistics import HandOutTally, RefreshTally, TenantStatistics
-from tokens.models.tenant import DEFAULT_TENANT, DEFAULT_USER, Tenant
+from tokens.models.tenant import DEFAULT_TENANT, DEFAULT_USER, Backoff, Tenant
 from tokens.models.upstream import Upstream
 
 __all__ = [
     "DEFAULT_TENANT",
     "DEFAULT_USER",
+    "AuditBatch",
+    "AuditChain",
     "AuditEvent",
+    "Backoff",
     "Cause",
     "DataKey",
     "Deployment",
     "HandOut",
     "HandOutTally",
     "Heartbeat",
+    "KeySpan",
     "OAuthCredential",
     "Outcome",
     "Problem",

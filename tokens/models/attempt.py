@@ -5,6 +5,7 @@ from typing import ClassVar
 from django.db import models
 
 from tokens.models.credential import OAuthCredential
+from tokens.models.scoped import OfTenant, ScopedManager, Unscoped
 from tokens.models.tenant import Tenant
 
 
@@ -33,7 +34,7 @@ class Outcome(models.TextChoices):
     NOT_SAVED = "not_saved", "answered, but the database could not be written"
 
 
-class RefreshAttempt(models.Model):
+class RefreshAttempt(OfTenant):
     """One claim and what came of it. Times are Unix seconds; never a token."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
@@ -53,6 +54,9 @@ class RefreshAttempt(models.Model):
     # Set in the transaction that saves the answer, and by nothing else: a save that is
     # tried again (its commit's answer was lost, or it lies in the spool too) finds it.
     answer_saved = models.BooleanField(default=False, editable=False)
+
+    objects = ScopedManager()
+    unscoped = Unscoped()
 
     class Meta:
         ordering = ("-started_at",)

@@ -1,31 +1,139 @@
-"""Who did what to whom. Written, never changed."""
+"""Who did what to whom. Written, never changed: the database itself refuses it (migration 0005)."""
 
 from typing import ClassVar
 
 from django.db import models
+from django.db.models import Q
 
+from tokens.models.scoped import OfTenant, ScopedManager
 from tokens.models.tenant import Tenant
 
 
-class AuditEvent(models.Model):
-    """One act. ``subject`` is the user id concerned, or empty. Never a token, never a key."""
+class AuditChain(OfTenant):
+    """The chain of one tenant's records (primary key: the tenant's id), or of the acts of no
+    tenant (primary key 0).
+
+    Whoever seals holds the lock of this row. What else is in it is for the dashboard; proof
+    is in the batches alone. Times are Unix seconds.
+    """
+
+    id = models.BigIntegerField(primary_key=True)
+    tenant = models.ForeignKey(
+        Tenant,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+    )
+    tenant_slug = models.CharField(max_length=63, blank=True)
+    sealed_at = models.FloatField(null=True)
+    verified_at = models.FloatField(null=True)
+    # What the last verification found first; empty: nothing.
+    broken = models.CharField(max_length=300, blank=True)
+    # Of chain 0, for all of them: the highest id of a record from before there were chains, and
+    # a keyed digest of it, made at the first sealing.
+    adopted_to = models.BigIntegerField(null=True, editable=False)
+    adopted_digest = models.CharField(max_length=64, blank=True, editable=False)
+
+    objects = ScopedManager()
+
+    def __str__(self) -> str:
+        return self.tenant_slug or "no tenant"
+
+
+class AuditBatch(OfTenant):
+    """A link of a chain: records that were sealed together.
+
+    ``records`` lists their ids and digests in order, ``content`` is the hash of that list, and
+    ``digest`` (keyed) covers all of it and the digest of the batch before. Records that were
+    dropped for their age leave their batch behind, without its list: ``drop_digest`` (keyed)
+    says that it was the vault that dropped them.
+    """
 
     tenant = models.ForeignKey(
-        Tenant, on_delete=models.SET_NULL, null=True, related_name="audit_events"
+        Tenant,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
     )
+    chain = models.ForeignKey(
+        AuditChain, on_delete=models.PROTECT, db_index=False, related_name="batches"
+    )
+    number = models.BigIntegerField()
+    first_id = models.BigIntegerField()
+    last_id = models.BigIntegerField()
+    count = models.PositiveIntegerField()
+    newest_at = models.FloatField()
+    records = models.JSONField(default=list)
+    content = models.CharField(max_length=64)
+    previous = models.CharField(max_length=64, blank=True)
+    digest = models.CharField(max_length=64)
+    sealed_at = models.FloatField()
+    dropped_at = models.FloatField(null=True)
+    drop_digest = models.CharField(max_length=64, blank=True)
+
+    objects = ScopedManager()
+
+    class Meta:
+        verbose_name_plural = "audit batches"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["chain", "number"], name="one_audit_batch_per_number")
+        ]
+        indexes: ClassVar = [
+            # What is old enough to be dropped (tokens.trail.drop).
+            models.Index(
+                fields=["chain", "newest_at"],
+                condition=Q(dropped_at=None),
+                name="audit_batch_kept",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"batch {self.number} of chain {self.chain_id}"
+
+
+class AuditEvent(OfTenant):
+    """One act. ``subject`` is the user id concerned, or empty. Never a token, never a key.
+
+    The tenant is kept by value, id and slug, so that the trail of a deleted one stays whole.
+    ``digest`` is keyed, and written with the record; ``uid`` makes it unlike any other's.
+    Both are empty in records from before there were chains. ``batch``: null until sealed.
+    """
+
+    tenant = models.ForeignKey(
+        Tenant,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        db_constraint=False,
+        related_name="audit_events",
+    )
+    tenant_slug = models.CharField(max_length=63, blank=True)
     at = models.FloatField()
     actor = models.CharField(max_length=200)
     action = models.CharField(max_length=64)
     subject = models.CharField(max_length=256, blank=True)
     outcome = models.CharField(max_length=64, default="done")
+    address = models.CharField(max_length=64, blank=True)
     request_id = models.CharField(max_length=64, blank=True)
     detail = models.JSONField(default=dict, blank=True)
+    uid = models.UUIDField(null=True, unique=True, editable=False)
+    digest = models.CharField(max_length=64, blank=True, editable=False)
+    batch = models.ForeignKey(
+        AuditBatch, on_delete=models.PROTECT, null=True, editable=False, related_name="events"
+    )
+
+    objects = ScopedManager()
 
     class Meta:
         ordering = ("-at", "-id")
         indexes: ClassVar = [
             models.Index(fields=["tenant", "-at"], name="audit_recent"),
             models.Index(fields=["tenant", "subject", "-at"], name="audit_subject"),
+            # What waits to be sealed; nearly empty (tokens.trail.seal).
+            models.Index(fields=["tenant", "id"], condition=Q(batch=None), name="audit_unsealed"),
         ]
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models import Q
 
 from tokens.models.keys import DataKey
+from tokens.models.scoped import OfTenant, ScopedManager, Unscoped
 from tokens.models.tenant import Tenant
 
 
@@ -59,7 +60,10 @@ class CredentialQuerySet(models.QuerySet["OAuthCredential"]):
         )
 
 
-class OAuthCredential(models.Model):
+_CredentialManager = ScopedManager.from_queryset(CredentialQuerySet)
+
+
+class OAuthCredential(OfTenant):
     """Times are Unix seconds. The sealed columns are written and read in `tokens.sealing`.
 
     ``generation`` rises with every change of the tokens: import, refresh, revocation. A
@@ -106,7 +110,8 @@ class OAuthCredential(models.Model):
     # When to say next that the login ends for good (`tokens.endings`); null: said, or far off.
     announce_at = models.BigIntegerField(null=True, editable=False)
 
-    objects = CredentialQuerySet.as_manager()
+    objects = _CredentialManager()
+    unscoped = Unscoped()
 
     class Meta:
         # The document's name. On PostgreSQL it lies in the schema `oauthvault`.

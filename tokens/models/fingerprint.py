@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import Q
 
 from tokens.models.credential import OAuthCredential
+from tokens.models.scoped import OfTenant, ScopedManager
 from tokens.models.tenant import Tenant
 
 
@@ -14,7 +15,7 @@ class TokenKind(models.TextChoices):
     REFRESH = "refresh"
 
 
-class TokenFingerprint(models.Model):
+class TokenFingerprint(OfTenant):
     """A token that a credential holds, or held.
 
     A refresh token is in here once in the whole deployment: one login cannot be stored
@@ -31,6 +32,8 @@ class TokenFingerprint(models.Model):
     generation = models.BigIntegerField()
     created_at = models.DateTimeField(auto_now_add=True)
     retired_at = models.BigIntegerField(null=True)
+
+    objects = ScopedManager()
 
     class Meta:
         constraints: ClassVar = [

@@ -4,10 +4,11 @@ from typing import ClassVar
 
 from django.db import models
 
+from tokens.models.scoped import OfTenant, ScopedManager
 from tokens.models.tenant import Tenant
 
 
-class DataKey(models.Model):
+class DataKey(OfTenant):
     """A tenant's data key (DEK), wrapped by a key-encryption key (KEK).
 
     The newest one that is not retired seals; older ones still open what they sealed.
@@ -19,6 +20,8 @@ class DataKey(models.Model):
     kek_id = models.CharField(max_length=32, db_index=True)
     created_at = models.DateTimeField(auto_now_add=True)
     retired_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ScopedManager()
 
     class Meta:
         constraints: ClassVar = [

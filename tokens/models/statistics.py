@@ -4,10 +4,11 @@ from typing import ClassVar
 
 from django.db import models
 
+from tokens.models.scoped import OfTenant, ScopedManager
 from tokens.models.tenant import Tenant
 
 
-class TenantStatistics(models.Model):
+class TenantStatistics(OfTenant):
     """Counted in the same transaction as what they count."""
 
     tenant = models.OneToOneField(
@@ -18,6 +19,8 @@ class TenantStatistics(models.Model):
     # Upstream refused a credential: 401s reported, and refreshes answered invalid_grant.
     auth_failures = models.BigIntegerField(default=0)
 
+    objects = ScopedManager()
+
     class Meta:
         verbose_name_plural = "tenant statistics"
 
@@ -25,7 +28,7 @@ class TenantStatistics(models.Model):
         return f"statistics of tenant {self.tenant_id}"
 
 
-class RefreshTally(models.Model):
+class RefreshTally(OfTenant):
     """Refreshes that ended, by outcome and by the latency bucket they fell into.
 
     ``le_ms``: the upper bound of the bucket in milliseconds; 0 stands for no bound.
@@ -36,6 +39,8 @@ class RefreshTally(models.Model):
     le_ms = models.PositiveIntegerField()
     count = models.BigIntegerField(default=0)
     total_ms = models.BigIntegerField(default=0)
+
+    objects = ScopedManager()
 
     class Meta:
         constraints: ClassVar = [
@@ -48,12 +53,14 @@ class RefreshTally(models.Model):
         return f"{self.outcome} within {self.le_ms} ms: {self.count}"
 
 
-class HandOutTally(models.Model):
+class HandOutTally(OfTenant):
     """Questions for a token, by what came of them: `handed_out`, or the refusal's code."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
     result = models.CharField(max_length=32)
     count = models.BigIntegerField(default=0)
+
+    objects = ScopedManager()
 
     class Meta:
         constraints: ClassVar = [

@@ -1,8 +1,13 @@
 """A tenant: one team, one LiteLLM, one wall around its people."""
 
+from typing import ClassVar
+
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
+from django.db.models import Q
+
+from tokens.models.scoped import OfTenant, TenantManager
 
 DEFAULT_TENANT = "default"
 DEFAULT_USER = "default"
@@ -13,8 +18,20 @@ SLUG = RegexValidator(
 )
 
 
-class Tenant(models.Model):
-    """Whose credentials these are. Every row below one carries its tenant's id."""
+class Backoff(models.TextChoices):
+    """How the pauses between the quick retries inside one refresh grow."""
+
+    EXPONENTIAL = "exponential"
+    LINEAR = "linear"
+    FIXED = "fixed"
+
+
+class Tenant(OfTenant):
+    """Whose credentials these are. Every row below one carries its tenant's id.
+
+    ``deletion_began_at``: it is being deleted (`tokens.deletion`), stays suspended, and
+    cannot be resumed.
+    """
 
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG])
     name = models.CharField(max_length=200, blank=True)
@@ -33,11 +50,39 @@ class Tenant(models.Model):
         help_text="Seconds before expiry at which a token is refreshed. "
         "Empty: as the deployment is set.",
     )
+    max_retries = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        help_text="Quick retries inside one refresh, when the authorization server fails. "
+        "Empty: as the deployment is set.",
+    )
+    retry_backoff = models.CharField(
+        max_length=16,
+        choices=Backoff,
+        blank=True,
+        help_text="How the pauses between them grow. Empty: as the deployment is set.",
+    )
+    key_networks = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="CIDR blocks that every key of the tenant must come from, whatever is set "
+        "for the key itself. Empty: anywhere.",
+    )
     suspended_at = models.DateTimeField(null=True, blank=True, editable=False)
+    deletion_began_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TenantManager()
+    tenant_attribute = "pk"
 
     class Meta:
         ordering = ("slug",)
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=Q(deletion_began_at=None) | Q(suspended_at__isnull=False),
+                name="what_is_being_deleted_is_suspended",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.slug
@@ -53,3 +98,15 @@ class Tenant(models.Model):
         if self.refresh_threshold is not None:
             return self.refresh_threshold
         return int(settings.CLAUDE_OAUTH_REFRESH_THRESHOLD)
+
+    @property
+    def retries(self) -> int:
+        """Quick retries inside one refresh, after the first try."""
+        if self.max_retries is not None:
+            return self.max_retries
+        return int(settings.CLAUDE_OAUTH_MAX_RETRIES)
+
+    @property
+    def backoff(self) -> Backoff:
+        """How the pauses between them grow."""
+        return Backoff(self.retry_backoff or settings.CLAUDE_OAUTH_RETRY_BACKOFF)

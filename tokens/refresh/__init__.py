@@ -19,11 +19,14 @@ import time
 
 from django.db import connection
 
+from tokens import isolation
 from tokens.models import Cause, Outcome
 from tokens.refresh.ask import present
-from tokens.refresh.claim import claim_credential
+from tokens.refresh.claim import Claim, claim_credential, withdraw
 from tokens.refresh.replay import keep_trying, replay_for
 from tokens.refresh.save import save_answer
+
+__all__ = ["Claim", "carry_out", "claim_refresh", "refresh", "withdraw"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +50,33 @@ def refresh(
     StoreUnavailable or DatabaseError when what would have to be written cannot be; in all
     of these cases nothing has been spent.
     """
+    claim = claim_refresh(
+        tenant_id=tenant_id,
+        credential_id=credential_id,
+        cause=cause,
+        actor=actor,
+        generation=generation,
+    )
+    return None if claim is None else carry_out(claim)
+
+
+def claim_refresh(
+    *, tenant_id: int, credential_id: int, cause: Cause, actor: str, generation: int | None
+) -> Claim | None:
+    """The first half of a `refresh`: the claim, or None. Raises as `refresh`.
+
+    Whoever has it calls `carry_out` next, in whichever thread, or `withdraw`.
+    """
     if connection.in_atomic_block:
         raise RuntimeError("a refresh is no part of a transaction: it cannot be rolled back")
-    if replay_for(tenant_id=tenant_id, credential_id=credential_id):
-        return None
-    claim = claim_credential(tenant_id, credential_id, cause, actor, generation)
-    if claim is None:
-        return None
+    with isolation.of(tenant_id):
+        if replay_for(tenant_id=tenant_id, credential_id=credential_id):
+            return None
+        return claim_credential(tenant_id, credential_id, cause, actor, generation)
+
+
+def carry_out(claim: Claim) -> Outcome:
+    """The second half: ask and save. How it ended."""
     # The exchange may take half a minute; a pool of connections must not wait with it.
     connection.close()
     began = time.monotonic()
@@ -63,7 +86,9 @@ def refresh(
     if outcome is Outcome.NOT_SAVED:
         keep_trying()
     logger.info(
-        "refresh of credential %s of tenant %s: %s (%s, %d tries, %d ms)",
-        credential_id, tenant_id, outcome, cause, tries, latency_ms,
+        "refresh for user %r of tenant %s (credential %s, tenant %s): %s (%s, %s, %d ms)",
+        claim.credential.user_id, claim.credential.tenant.slug, claim.credential.pk,
+        claim.credential.tenant_id, outcome, claim.cause,
+        "1 try" if tries == 1 else f"{tries} tries", latency_ms,
     )  # fmt: skip
     return outcome

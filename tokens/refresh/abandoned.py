@@ -2,15 +2,16 @@
 
 from django.conf import settings
 
-from tokens import audit, epoch
+from tokens import audit, epoch, isolation
 from tokens.models import OAuthCredential, Outcome, Problem, RefreshAttempt, Standing
 from tokens.refresh import spool
-from tokens.refresh.refusal import login_lost
+from tokens.refresh.refusal import login_lost, say_login_lost
 
 # Seconds after the end of a lease in which its holder may still be saving.
 _STILL_SAVING = 60.0
 
 
+@isolation.every_tenant()
 def settle_abandoned(*, now: float) -> int:
     """Say plainly what became of refreshes whose process died: how many were settled.
 
@@ -29,13 +30,14 @@ def settle_abandoned(*, now: float) -> int:
         unanswered_presentations__gte=settings.MOST_PRESENTATIONS,
         lease_until__lt=now - patience,
     ).select_related("tenant")
+    lost = login_lost(Problem.ANSWER_LOST, now)
     for credential in exhausted:
         changed = OAuthCredential.objects.filter(
             tenant_id=credential.tenant_id,
             pk=credential.pk,
             generation=credential.generation,
             unanswered_presentations__gte=settings.MOST_PRESENTATIONS,
-        ).update(**login_lost(Problem.ANSWER_LOST, now), lease_id=None, lease_until=None)
+        ).update(**lost, lease_id=None, lease_until=None)
         if changed:
             audit.record(
                 tenant=credential.tenant,
@@ -45,4 +47,7 @@ def settle_abandoned(*, now: float) -> int:
                 outcome=Outcome.UNKNOWN,
                 now=now,
             )
+            for field, value in lost.items():
+                setattr(credential, field, value)
+            say_login_lost(credential, now=now)
     return settled

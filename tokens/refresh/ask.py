@@ -6,6 +6,7 @@ import time
 from django.conf import settings
 
 from tokens import oauth_client
+from tokens.models import Backoff, Tenant
 from tokens.oauth_client import Granted, Refusal, Refused
 from tokens.refresh.claim import Claim
 
@@ -18,6 +19,7 @@ def present(claim: Claim) -> tuple[Granted | Refused, int]:
     error, or never left us, is sent again; all of it within one deadline, which counts from
     the claim: a process that was stopped in between may have lost its lease."""
     ends = claim.claimed_monotonic + settings.REFRESH_DEADLINE
+    tenant = claim.credential.tenant
     tries = 0
     if time.monotonic() >= ends:
         return Refused(kind=Refusal.UNREACHABLE), tries
@@ -26,13 +28,13 @@ def present(claim: Claim) -> tuple[Granted | Refused, int]:
         answer = oauth_client.refresh(claim.refresh_token, deadline=ends - time.monotonic())
         if isinstance(answer, Granted) or not answer.worth_retrying_at_once:
             return answer, tries
-        pause = _pause(tries)
-        if tries > settings.CLAUDE_OAUTH_MAX_RETRIES or time.monotonic() + pause + 1 > ends:
+        pause = _pause(tries, tenant)
+        if tries > tenant.retries or time.monotonic() + pause + 1 > ends:
             return answer, tries
         time.sleep(pause)
 
 
-def _pause(tries: int) -> float:
-    growth = {"exponential": 2 ** (tries - 1), "linear": tries, "fixed": 1}
-    factor = growth[settings.CLAUDE_OAUTH_RETRY_BACKOFF]
+def _pause(tries: int, tenant: Tenant) -> float:
+    growth = {Backoff.EXPONENTIAL: 2 ** (tries - 1), Backoff.LINEAR: tries, Backoff.FIXED: 1}
+    factor = growth[tenant.backoff]
     return float(_RETRY_UNIT * factor * random.uniform(0.5, 1.5))  # noqa: S311  spreads load

@@ -1,6 +1,6 @@
 """The row and the attempt that a claim is about, as both kinds of answer need them."""
 
-from tokens.models import OAuthCredential, Outcome, RefreshAttempt, Standing
+from tokens.models import OAuthCredential, Outcome, RefreshAttempt, Standing, Tenant
 from tokens.refresh.claim import Claim
 
 
@@ -51,6 +51,11 @@ def lives_on(claim: Claim) -> bool:
         generation=claim.generation,
         outcome=Outcome.REFRESHED,
     ).exists()
+
+
+def is_of_nobody(claim: Claim) -> bool:
+    """Whether the tenant has been deleted since: there is nothing left to write to."""
+    return not Tenant.objects.filter(pk=claim.credential.tenant_id).exists()
 
 
 def clear_lease(current: OAuthCredential, claim: Claim) -> None:

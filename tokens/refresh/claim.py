@@ -3,6 +3,7 @@
 import logging
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -10,10 +11,10 @@ from django.db import DatabaseError, connection, transaction
 from django.db.models import Exists, F, FloatField, OuterRef, Q, Value
 from django.db.models.functions import Cast
 
-from tokens import clock, epoch, sealing
+from tokens import clock, epoch, isolation, sealing
 from tokens.encryption import Key
 from tokens.errors import EncryptionError, RateLimited
-from tokens.keyring import sealing_key
+from tokens.keyring import sealing_key, still_seals
 from tokens.models import (
     Cause,
     DataKey,
@@ -31,6 +32,11 @@ logger = logging.getLogger(__name__)
 
 # Seconds in which a credential is refreshed once at most because a 401 was reported.
 REJECTION_FLOOR = 10.0
+# New logins of one tenant, and presentations of one user, that may be refused upstream within
+# so many seconds before no further new one is presented; and how many rows that is read from.
+_FLOOD, _FLOOD_OF_ONE, _FLOOD_WINDOW = 50, 10, 600.0
+_LOOKED_AT = 1000
+_REFUSED_LOGINS = (Outcome.INVALID_GRANT, Outcome.INVALID_SCOPE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +81,12 @@ def claim_credential(
         or (generation is not None and credential.generation != generation)
     ):
         return None
-    last_chance = credential.unanswered_presentations > 0
     now = clock.now()
+    if credential.lease_in_force(now=now):
+        return None
+    last_chance = credential.unanswered_presentations > 0
     gate.refuse_while_closed(now=now, last_chance=last_chance)
+    refuse_a_flood(credential, now=now)
     least_epoch = epoch.verify(now=now)
     vault_id = epoch.vault_id()
     spool.refuse_unless_writable(vault_id)
@@ -129,6 +138,10 @@ def claim_credential(
             )
             if not claimed:
                 return None
+            # Retired since it was read, it could be destroyed before the answer comes home:
+            # what may still need a key is judged by the attempts of before its retirement.
+            if not still_seals(seals_with[0]):
+                seals_with = sealing_key(credential.tenant)
             if cause == Cause.REJECTED:
                 refuse_second_forced_refresh(credential, now=now)
             RefreshAttempt.objects.create(
@@ -164,6 +177,12 @@ def claim_credential(
     )
 
 
+def withdraw(claim: Claim) -> None:
+    """Give a claim back of which nothing was sent, as if it had never been."""
+    with isolation.of(claim.credential.tenant_id):
+        _withdraw(claim.credential, claim.lease_id)
+
+
 def _withdraw(credential: OAuthCredential, lease_id: uuid.UUID) -> None:
     """Take back a claim whose commit may have gone through although we were told that it
     failed: nothing was sent for it, and it would count as a presentation."""
@@ -185,6 +204,39 @@ def _withdraw(credential: OAuthCredential, lease_id: uuid.UUID) -> None:
     except DatabaseError:
         # It stays, and looks like one whose process died. The lease ends by itself.
         connection.close()
+
+
+def refuse_a_flood(credential: OAuthCredential, *, now: float) -> None:
+    """RateLimited for a login that was never refreshed here, where very many like it were
+    refused upstream a moment ago: of this user, or of its tenant.
+
+    Whoever may import could else have any number of made-up logins presented, until the
+    authorization server closes its door to everybody. A login that has a refresh of ours
+    behind it is not made up, and passes.
+    """
+    refused = Counter(
+        RefreshAttempt.objects.filter(
+            tenant_id=credential.tenant_id,
+            started_at__gt=now - _FLOOD_WINDOW,
+            outcome__in=_REFUSED_LOGINS,
+        )
+        .order_by()
+        .values_list("credential_id", flat=True)[:_LOOKED_AT]
+    )
+    if refused[credential.pk] < _FLOOD_OF_ONE and len(refused) <= _FLOOD:
+        return
+    proven = RefreshAttempt.objects.filter(
+        tenant_id=credential.tenant_id,
+        credential=credential,
+        generation=credential.generation - 1,
+        outcome=Outcome.REFRESHED,
+    )
+    if not proven.exists():
+        raise RateLimited(
+            "Very many new logins of this user or tenant were refused by the authorization "
+            "server within ten minutes; this one is tried when they are past.",
+            retry_after=60.0,
+        )
 
 
 def refuse_second_forced_refresh(credential: OAuthCredential, *, now: float) -> None:

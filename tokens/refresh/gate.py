@@ -5,18 +5,25 @@ found the server down open the circuit: nothing is sent for a while, and then on
 the probe, tries for all of them. What counts as down says nothing about a credential.
 """
 
+import logging
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from django.conf import settings
-from django.db.models import Q
 
 from tokens.errors import UpstreamRateLimited, UpstreamUnavailable
 from tokens.models import Upstream
 
+logger = logging.getLogger(__name__)
+
 # Failures in a row, each of another credential, that open the circuit.
 FAILURES_ALLOWED = 5
+# The circuit when it is closed and nothing has failed.
+_CALM: dict[str, Any] = {
+    "consecutive_failures": 0, "circuit_open_until": 0, "failed_credentials": [],
+}  # fmt: skip
 # Seconds for which it stays open: doubled with each probe that fails, up to the longest.
 _OPEN_UNIT, _OPEN_LONGEST = 15.0, 300.0
 # Seconds by which a token that was sent once without an answer waits longer than others to
@@ -106,10 +113,20 @@ def close_for(seconds: float, *, now: float) -> None:
 
 def note_answer() -> None:
     """The server works: it said something that only a working one says."""
-    Upstream.objects.filter(
-        Q(consecutive_failures__gt=0) | Q(circuit_open_until__gt=0),
-        token_url=settings.CLAUDE_OAUTH_TOKEN_URL,
-    ).update(consecutive_failures=0, circuit_open_until=0, failed_credentials=[])
+    this = Upstream.objects.filter(token_url=settings.CLAUDE_OAUTH_TOKEN_URL)
+    if this.filter(circuit_open_until__gt=0).update(**_CALM):
+        logger.warning(
+            "%s answers again: refreshes are sent as before", settings.CLAUDE_OAUTH_TOKEN_URL
+        )
+    else:
+        this.filter(consecutive_failures__gt=0).update(**_CALM)
+
+
+def reopen() -> None:
+    """Forget that the server asked us to wait, or was found down: an operator knows better."""
+    Upstream.objects.filter(token_url=settings.CLAUDE_OAUTH_TOKEN_URL).update(
+        rate_limited_until=0, **_CALM
+    )
 
 
 def note_failure(*, credential_id: int, was_probe: bool, now: float) -> None:
@@ -123,7 +140,15 @@ def note_failure(*, credential_id: int, was_probe: bool, now: float) -> None:
         return
     row.consecutive_failures += 1
     row.failed_credentials = [*row.failed_credentials, credential_id][-FAILURES_ALLOWED:]
-    if row.consecutive_failures >= FAILURES_ALLOWED:
+    opens = row.consecutive_failures >= FAILURES_ALLOWED
+    if opens and row.circuit_open_until <= 0:
+        logger.warning(
+            "%s was found down by %d credentials one after the other: nothing is sent for a "
+            "while, and then one refresh at a time tries it for all. Nothing has to be done; sure "
+            "that it is back: `oauthvault reset_upstream`",
+            settings.CLAUDE_OAUTH_TOKEN_URL, FAILURES_ALLOWED,
+        )  # fmt: skip
+    if opens:
         row.circuit_open_until = now + _open_for(row.consecutive_failures)
     row.save()
 

@@ -1,17 +1,21 @@
 """Save, where there is no new pair: which refusal says what about a credential."""
 
+import logging
 import random
 
 from django.conf import settings
 from django.db import transaction
 
 from tokens import audit, clock, statistics
+from tokens.diagnosis import describe_obstacle
 from tokens.models import OAuthCredential, Outcome, Problem, RefreshAttempt, Standing
 from tokens.oauth_client import Refusal, Refused
 from tokens.refresh import gate
-from tokens.refresh.attempt import clear_lease, end_attempt, locked, settled
+from tokens.refresh.attempt import clear_lease, end_attempt, is_of_nobody, locked, settled
 from tokens.refresh.claim import Claim
 from tokens.refresh.schedule import back_off, second_look
+
+logger = logging.getLogger(__name__)
 
 _PROBLEM = {
     Refusal.INVALID_SCOPE: Problem.INVALID_SCOPE,
@@ -39,14 +43,18 @@ def save_refused(
     """Note what became of the claim, and what follows for the credential."""
     tenant = claim.credential.tenant
     outcome = Outcome(answer.kind.value)
+    ended: OAuthCredential | None = None
     with transaction.atomic():
         now = clock.now()
         current = locked(claim)
         before = settled(claim)
         if before is not None:
             return before
+        if current is None and is_of_nobody(claim):
+            return Outcome.SUPERSEDED
         if current is not None:
-            _note_refusal(current, claim, answer, tries, now)
+            if _note_refusal(current, claim, answer, tries, now):
+                ended = current
         elif answer.kind is Refusal.INVALID_GRANT:
             # Another generation is there: somebody rotated it, and that is the answer.
             outcome = Outcome.SUPERSEDED
@@ -68,12 +76,17 @@ def save_refused(
             gate.note_answer()
         else:
             gate.note_failure(credential_id=claim.credential.pk, was_probe=claim.is_probe, now=now)
+    # Not before it is committed: what is rolled back is saved, and said, the next time.
+    if ended is not None:
+        ended.tenant = tenant
+        say_login_lost(ended, now=now)
     return outcome
 
 
 def _note_refusal(
     current: OAuthCredential, claim: Claim, answer: Refused, tries: int, now: float
-) -> None:
+) -> bool:
+    """Whether the login has ended by it."""
     if current.lease_id != claim.lease_id:
         # Another one has claimed it since, and decides. All that is known here is whether
         # this one presentation was answered.
@@ -81,14 +94,14 @@ def _note_refusal(
         if definite and current.unanswered_presentations > 0:
             current.unanswered_presentations -= 1
             current.save(update_fields=["unanswered_presentations"])
-        return
+        return False
     final = _diagnose(current, claim, answer, tries, now)
     if final is not None:
         for field, value in login_lost(final, now).items():
             setattr(current, field, value)
         clear_lease(current, claim)
         current.save()
-        return
+        return True
     current.problem, current.problem_at = _PROBLEM[answer.kind], int(now)
     current.consecutive_failures += 1
     # Nobody is at work at it any more, whatever becomes of its lease.
@@ -107,6 +120,7 @@ def _note_refusal(
     if current.standing == Standing.ACTIVE:
         current.refresh_due_at = due
     current.save()
+    return False
 
 
 def _diagnose(
@@ -146,3 +160,12 @@ def login_lost(problem: Problem, now: float) -> dict[str, object]:
         "refresh_due_at": None,
         "taken_until": None,
     }
+
+
+def say_login_lost(credential: OAuthCredential, *, now: float) -> None:
+    """A person is out, and what brings them back. ``credential`` has `login_lost` in it."""
+    logger.warning(
+        "user %r of tenant %s must sign in again (%s; credential %s, tenant %s). %s",
+        credential.user_id, credential.tenant.slug, credential.problem, credential.pk,
+        credential.tenant_id, describe_obstacle(credential, now=now),
+    )  # fmt: skip

@@ -6,7 +6,7 @@ import uuid
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
-from tokens import clock, epoch, sealing
+from tokens import clock, epoch, isolation, sealing
 from tokens.behind import WriteBehind
 from tokens.errors import StoreUnavailable
 from tokens.keyring import sealing_key
@@ -67,27 +67,35 @@ def pick_up() -> None:
 
 def _bring_home(entry: spool.Entry) -> bool:
     """Whether it was saved, now or before. One that cannot be read yet stays."""
+    with isolation.of(entry.tenant_id):
+        return _saved_at_home(entry)
+
+
+def _saved_at_home(entry: spool.Entry) -> bool:
     try:
-        pair = _opened(entry) if entry.granted else None
-        claim = _claim(entry, pair)
-        if claim is None and epoch.deployment().quarantined_at is not None:
+        credential = _credential(entry)
+        if credential is None and epoch.deployment().quarantined_at is not None:
             logger.error("a spooled answer belongs to a credential that this backup lacks")
             return False
-        if claim is None:
+        if credential is None:
+            # With it the key went that its answer is sealed under.
             logger.warning("a spooled answer belongs to a credential that is gone")
-        elif not _was_claimed(entry, claim):
+            spool.remove(entry)
+            return True
+        pair = _opened(entry) if entry.granted else None
+        claim = _claim(entry, credential, pair)
+        if not _was_claimed(entry, claim):
             logger.error(
                 "a spooled answer for credential %s belongs to no refresh of this vault; "
                 "it stays in the spool",
                 entry.credential_id,
             )
             return False
-        else:
-            outcome = save(claim, _answer(entry, pair))
-            logger.info(
-                "the spooled answer for credential %s of tenant %s: %s",
-                entry.credential_id, entry.tenant_id, outcome,
-            )  # fmt: skip
+        outcome = save(claim, _answer(entry, pair))
+        logger.info(
+            "the spooled answer for credential %s of tenant %s: %s",
+            entry.credential_id, entry.tenant_id, outcome,
+        )  # fmt: skip
     except (OperationalError, InterfaceError):
         connection.close()
         raise
@@ -117,15 +125,16 @@ def _was_claimed(entry: spool.Entry, claim: Claim) -> bool:
     return restored and claim.credential.generation < entry.generation
 
 
-def _claim(entry: spool.Entry, pair: Pair | None) -> Claim | None:
-    """The claim that this is the answer to, as it was; None if its credential is gone."""
-    credential = (
+def _credential(entry: spool.Entry) -> OAuthCredential | None:
+    return (
         OAuthCredential.objects.filter(tenant_id=entry.tenant_id, pk=entry.credential_id)
         .select_related("tenant")
         .first()
     )
-    if credential is None:
-        return None
+
+
+def _claim(entry: spool.Entry, credential: OAuthCredential, pair: Pair | None) -> Claim:
+    """The claim that this is the answer to, as it was."""
     return Claim(
         credential=credential,
         generation=entry.generation,

@@ -14,12 +14,21 @@ from typing import Any
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 
-from tokens import audit, clock, endings, oauth_client, sealing, statistics
+from tokens import audit, clock, endings, isolation, oauth_client, sealing, statistics
+from tokens.encryption import Key
 from tokens.errors import VaultError
-from tokens.models import OAuthCredential, Outcome, Problem, Standing
+from tokens.keyring import sealing_key, still_there
+from tokens.models import DataKey, OAuthCredential, Outcome, Problem, Standing
 from tokens.oauth_client import Granted, Refused
 from tokens.refresh import gate, spool
-from tokens.refresh.attempt import clear_lease, end_attempt, lives_on, locked, settled
+from tokens.refresh.attempt import (
+    clear_lease,
+    end_attempt,
+    is_of_nobody,
+    lives_on,
+    locked,
+    settled,
+)
 from tokens.refresh.claim import Claim
 from tokens.refresh.refusal import save_refused
 from tokens.refresh.schedule import due_time
@@ -62,7 +71,8 @@ def save_answer(claim: Claim, said: Granted | Refused, *, tries: int, latency_ms
     try:
         while True:
             try:
-                outcome = save(claim, answer)
+                with isolation.of(claim.credential.tenant_id):
+                    outcome = save(claim, answer)
             except Exception as error:
                 # Whatever stands in the way: what is held here exists nowhere else.
                 connection.close()
@@ -125,8 +135,9 @@ class _Kept:
             except spool.SpoolUnavailable as error:
                 logger.error(
                     "the answer for credential %s is in memory only: the spool cannot be "
-                    "written (%s)",
-                    self._claim.credential.pk, error,
+                    "written (%s). Do not stop this process: the login would end with it. It "
+                    "goes on trying to save the answer for %d minutes",
+                    self._claim.credential.pk, error, LAST_PATIENCE // 60,
                 )  # fmt: skip
                 return
             self._entry = entry
@@ -184,7 +195,9 @@ def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
         now = clock.now()
         current = locked(claim, or_older=True)
         outcome = settled(claim)
-        if outcome is None:
+        if current is None and is_of_nobody(claim):
+            outcome = Outcome.SUPERSEDED
+        elif outcome is None:
             outcome = Outcome.SUPERSEDED if current is None else Outcome.REFRESHED
             end_attempt(claim, outcome, said.status, answer.tries, answer.latency_ms, now)
             if current is not None:
@@ -216,7 +229,7 @@ def _store_pair(
         credential_id=current.pk,
         access_token=said.access_token,
         refresh_token=refresh_token,
-        under=claim.seals_with,
+        under=_key_of(claim),
     )
     # A second presentation that was refused may have called this login dead while the
     # first one's answer was still on its way here. The answer knows better.
@@ -268,6 +281,15 @@ def _store_pair(
         # The server gave one login's token to another. The pair is kept, being all there
         # is, and what happened is said.
         logger.error("credential %s was given a refresh token held by another", current.pk)
+
+
+def _key_of(claim: Claim) -> tuple[DataKey, Key]:
+    """The data key that was taken at the claim. Whoever was stopped for so long that it is
+    destroyed meanwhile seals under the present one; destroyed between here and the commit,
+    the save fails by its foreign key, and is tried again."""
+    if still_there(claim.seals_with[0]):
+        return claim.seals_with
+    return sealing_key(claim.credential.tenant)
 
 
 def _revoke_homeless(claim: Claim, said: Granted) -> None:

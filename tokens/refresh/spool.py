@@ -78,7 +78,7 @@ def put(entry: Entry) -> None:
         try:
             outside.write_durably(outside.folder(_FOLDER) / entry.name, text)
         except OSError as error:
-            raise SpoolUnavailable(type(error).__name__) from None
+            raise SpoolUnavailable(error.strerror or type(error).__name__) from None
     with _lock:
         _ours[entry.name] = entry
 

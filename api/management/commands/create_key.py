@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api.keys import Scope, create_key
+from api.management.key import facts_of_new
 from tokens import clock
 from tokens.management.command import VaultCommand, actor, add_json, tenant_named
 
@@ -26,7 +27,7 @@ class Command(VaultCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("tenant", metavar="TENANT", help="the tenant's slug")
-        parser.add_argument("--user", default="", metavar="U", help="make a user key for U")
+        parser.add_argument("--user", metavar="U", help="make a user key for U")
         parser.add_argument(
             "--scope", action="append", default=[], metavar="S",
             help=f"allow only this; repeats. One of {', '.join(Scope)}",
@@ -49,7 +50,7 @@ class Command(VaultCommand):
         lifetime = options["expires_in"]
         new = create_key(
             tenant=tenant_named(options["tenant"]),
-            user_id=options["user"],
+            user_id=options["user"] or "",
             scopes=options["scope"],
             networks=options["allow_from"],
             expires_at=None if lifetime is None else int(now) + lifetime,
@@ -58,15 +59,7 @@ class Command(VaultCommand):
             now=now,
         )
         if options["json"]:
-            self.print_json(
-                {
-                    "key": new.text.reveal(),
-                    "prefix": new.row.prefix,
-                    "kind": new.row.kind,
-                    "scopes": new.row.scopes,
-                    "expires_at": new.row.expires_at,
-                }
-            )
+            self.print_json(facts_of_new(new))
             return
         self.say(new.text.reveal())
         ends = new.row.expires_at

@@ -2,13 +2,17 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import Any
 
+from api.keys import Scope
 from api.models import ApiKey
 from tokens import clock
 from tokens.management.command import VaultCommand, add_json, add_tenant, tenant_named
 
 
 class Command(VaultCommand):
-    help = "List keys: their first characters, what they may, whether they still work."
+    help = (
+        "List keys: their first characters, whose they are, whether they still work, what they may "
+        "where that is not all, and from where. Times are UTC."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_tenant(parser, required=False)
@@ -27,6 +31,7 @@ class Command(VaultCommand):
                 "user_id": key.user_id,
                 "state": _state(key, now),
                 "scopes": key.scopes,
+                "networks": key.networks,
                 "expires_at": key.expires_at,
                 "last_used_at": key.last_used_at,
                 "label": key.label,
@@ -43,10 +48,12 @@ class Command(VaultCommand):
             when = datetime.fromtimestamp(used, UTC).strftime("%Y-%m-%d %H:%M") if used else "never"
             whose = f" of {fact['user_id']}" if fact["user_id"] else ""
             ends = fact["expires_at"]
-            until = f", ends {datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M}" if ends else ""
+            until = f", ends {datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M:%S}" if ends else ""
+            may = "" if len(fact["scopes"]) == len(Scope) else f", may {' '.join(fact['scopes'])}"
+            where = f", from {' '.join(fact['networks'])}" if fact["networks"] else ""
             self.say(
-                f"{fact['prefix']}…  {fact['tenant']:<16} {fact['kind']}{whose}, "
-                f"{fact['state']}{until}, last used {when}  {fact['label']}".rstrip()
+                f"{fact['prefix']}…  {fact['tenant']:<16} {fact['kind']}{whose}, {fact['state']}"
+                f"{until}{may}{where}, last used {when}  {fact['label']}".rstrip()
             )
 
 
@@ -55,4 +62,6 @@ def _state(key: ApiKey, now: float) -> str:
         return "revoked"
     if key.expires_at is not None and key.expires_at <= now:
         return "expired"
+    if key.rotated_at is not None:
+        return "rotated"
     return "active"

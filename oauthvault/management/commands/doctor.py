@@ -1,20 +1,29 @@
-import os
 from argparse import ArgumentParser
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
+from django.db.models import Min
 
+from oauthvault.datadir import why_unwritable
 from oauthvault.env import ConfigurationError
 from oauthvault.management.commands.init import refuse_silent_redis
+from oauthvault.postgresql import roles
 from tokens import clock, epoch
 from tokens.keyring import load_keyring, verify_keys
 from tokens.management.command import VaultCommand, add_json
-from tokens.models import Heartbeat, OAuthCredential, Standing, Tenant
+from tokens.management.far_side import another_server
+from tokens.models import AuditChain, Heartbeat, OAuthCredential, Standing, Tenant
 from tokens.refresh import gate, spool
+from tokens.rotation import data_keys, old_keys
+from tokens.rotation.keks import KekUse, kek_uses
+
+# Sweeps that may be missed before the scheduler counts as away, as in api/health.py.
+_MISSED_SWEEPS = 3
 
 _GOOD, _WORTH_A_LOOK, _BROKEN = "ok", "note", "wrong"
 
@@ -30,8 +39,8 @@ class Command(VaultCommand):
         if findings[0][1] == _GOOD:
             findings += [_migrations()]
         if findings[-1][1] == _GOOD:
-            findings += [_keys(), _role(), _scheduler(), _first_steps()]
-            findings += [_quarantine(), _upstream(), _spool()]
+            findings += [_keys(), _data_keys(), _role(), _scheduler(), _first_steps()]
+            findings += [_quarantine(), _upstream(), _spool(), _audit_trail()]
         findings += [_redis(), _files()]
         if options["json"]:
             self.print_json(
@@ -51,8 +60,14 @@ def _database() -> Finding:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
+        # SQLite opens no file for the question before.
+        connection.introspection.table_names()
     except DatabaseError as error:
         return "database", _BROKEN, f"cannot be reached: {' '.join(str(error).split())}"
+    if connection.vendor == "sqlite":
+        file = Path(connection.settings_dict["NAME"])
+        if file.is_file() and (why := why_unwritable(file.parent)):
+            return "database", _BROKEN, f"cannot be written: {why}"
     return "database", _GOOD, f"{connection.vendor} answers"
 
 
@@ -70,25 +85,66 @@ def _keys() -> Finding:
         verify_keys(keyring)
     except ConfigurationError as error:
         return "keys", _BROKEN, str(error)
+    uses = kek_uses(keyring)
+    for state, found, says in (
+        ("needed", _WORTH_A_LOOK, "is still needed: run `oauthvault rotate_keys`"),
+        ("removable", _GOOD, "is not needed any more, except by older backups"),
+    ):
+        if named := [_named(use) for use in uses if use.state == state]:
+            return "keys", found, f"key {keyring.primary_id} wraps; key {', '.join(named)} {says}"
     return "keys", _GOOD, f"key {keyring.primary_id} opens what the database holds"
+
+
+def _named(use: KekUse) -> str:
+    wrapped = use.data_keys + use.vault_keys
+    return f"{use.kek_id} ({wrapped} wrapped by it)" if wrapped else use.kek_id
+
+
+def _data_keys() -> Finding:
+    now = clock.now()
+    tenants = list(data_keys.unfinished().order_by("slug"))
+    waiting = [
+        f"{tenant.slug} ({rows})"
+        for tenant in tenants
+        if (rows := data_keys.under_older_keys(tenant).count())
+    ]
+    kept = [
+        f"{key.key_id} of {tenant.slug}: {why}"
+        for tenant in tenants
+        for key in old_keys.retired(tenant)
+        if (why := old_keys.why_needed(key, now=now))
+    ]
+    if waiting:
+        return (
+            "data keys", _WORTH_A_LOOK,
+            "credentials that are sealed under an older data key of their tenant: "
+            f"{', '.join(waiting)}. A running worker goes on with it; what does not open (the log "
+            "names it) stays until a new login of theirs",
+        )  # fmt: skip
+    if kept:
+        return "data keys", _GOOD, f"replaced, and still needed: {'; '.join(kept)}"
+    return "data keys", _GOOD, "every credential is sealed under its tenant's present one"
 
 
 def _role() -> Finding:
     if connection.vendor != "postgresql":
         return "role", _GOOD, "SQLite has no roles"
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT current_user, rolsuper OR rolbypassrls FROM pg_roles "
-            "WHERE rolname = current_user"
-        )
-        name, powerful = cursor.fetchone()
-    if powerful:
+    if open_tables := roles.tables_before_the_wall(connection):
+        return "role", _BROKEN, f"no row-level security on {', '.join(open_tables)}: migrate"
+    name = roles.name_of(connection)
+    if roles.passes_the_wall(connection):
         return (
             "role", _WORTH_A_LOOK,
             f"{name} is superuser or bypasses row-level security; give the service a plain role "
-            "and migrate with OAUTHVAULT_MIGRATION_DATABASE_URL",
+            "(`oauthvault prepare_roles`) and migrate with OAUTHVAULT_MIGRATION_DATABASE_URL",
         )  # fmt: skip
-    return "role", _GOOD, f"{name} bypasses nothing"
+    if roles.owns_the_tables(connection):
+        return (
+            "role", _WORTH_A_LOOK,
+            f"{name} bypasses nothing, but owns the tables and could take the wall down; give the "
+            "service a role of its own (`oauthvault prepare_roles`)",
+        )  # fmt: skip
+    return "role", _GOOD, f"{name} bypasses nothing and owns nothing"
 
 
 def _scheduler() -> Finding:
@@ -96,8 +152,14 @@ def _scheduler() -> Finding:
     if beat is None:
         return "scheduler", _WORTH_A_LOOK, "has not run yet: nothing is refreshed ahead of expiry"
     age = int(clock.now() - beat.at)
-    if age > 3 * settings.SWEEP_INTERVAL + 30:
+    if age > _MISSED_SWEEPS * settings.SWEEP_INTERVAL:
         return "scheduler", _BROKEN, f"last ran {age} s ago: start `oauthvault beat` and `worker`"
+    if age > 2 * settings.SWEEP_INTERVAL:
+        return (
+            "scheduler", _WORTH_A_LOOK,
+            f"ran {age} s ago, and runs every {settings.SWEEP_INTERVAL:g} s: are `oauthvault beat` "
+            "and `worker` there?",
+        )  # fmt: skip
     return "scheduler", _GOOD, f"ran {age} s ago"
 
 
@@ -119,6 +181,8 @@ def _quarantine() -> Finding:
 
 
 def _upstream() -> Finding:
+    if sentence := another_server():
+        return "upstream", _BROKEN, sentence
     now = clock.now()
     door = gate.look(now=now)
     if door.found_down:
@@ -146,6 +210,25 @@ def _spool() -> Finding:
     return "spool", _GOOD, "empty"
 
 
+def _audit_trail() -> Finding:
+    broken = AuditChain.objects.exclude(broken="").order_by("pk").first()
+    if broken is not None:
+        return (
+            "audit trail", _BROKEN,
+            f"was not proven whole when it was verified last ({broken}: {broken.broken}). Run "
+            "`oauthvault verify_audit`",
+        )  # fmt: skip
+    verified = AuditChain.objects.aggregate(at=Min("verified_at"))["at"]
+    if verified is None:
+        return (
+            "audit trail",
+            _GOOD,
+            "never verified: `oauthvault verify_audit`",
+        )
+    since = datetime.fromtimestamp(verified, UTC)
+    return "audit trail", _GOOD, f"was whole when it was verified last, {since:%Y-%m-%d %H:%M} UTC"
+
+
 def _first_steps() -> Finding:
     if not Tenant.objects.exists():
         return "tenants", _WORTH_A_LOOK, "none yet: run `oauthvault init`"
@@ -169,6 +252,6 @@ def _files() -> Finding:
     ]
     if loose:
         return "files", _BROKEN, f"{', '.join(sorted(loose))}: others may read them; chmod 600"
-    if not os.access(folder, os.W_OK):
-        return "files", _BROKEN, f"{folder} cannot be written"
+    if why := why_unwritable(folder):
+        return "files", _BROKEN, why
     return "files", _GOOD, f"{folder} is private"

@@ -13,6 +13,7 @@ from django.db import IntegrityError, connection, connections, transaction
 from api.keys import adopt_environment_key
 from oauthvault import datadir, env
 from oauthvault.env import ConfigurationError
+from oauthvault.postgresql import roles
 from tokens import clock, epoch
 from tokens.credential_file import parse_credentials
 from tokens.errors import (
@@ -21,6 +22,7 @@ from tokens.errors import (
     Quarantined,
     StaleCredential,
     StoreUnavailable,
+    TenantSuspended,
     VaultError,
 )
 from tokens.importing import import_credential
@@ -133,6 +135,8 @@ class Command(VaultCommand):
                 "CLAUDE_ACCESS_TOKEN names a login that the vault has refreshed or revoked since: "
                 "what is stored stays as it is."
             )
+        except TenantSuspended:
+            self.say("CLAUDE_ACCESS_TOKEN is not taken: tenant default is suspended.")
         except AlreadyStored as refusal:
             self.say(f"CLAUDE_ACCESS_TOKEN is not taken: {refusal.detail}.")
         except InvalidCredentials as refusal:
@@ -174,10 +178,7 @@ def refuse_powerful_role() -> None:
     """Where another role migrates, the one that serves must not be able to pass the wall."""
     if "owner" not in connections.databases:
         return
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
-        powerful = cursor.fetchone()[0]
-    if powerful:
+    if roles.passes_the_wall(connection):
         raise ConfigurationError(
             "DATABASE_URL names a role that is superuser or bypasses row-level security; give "
             "the service a plain role, and keep this one for OAUTHVAULT_MIGRATION_DATABASE_URL"

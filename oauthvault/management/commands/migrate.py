@@ -10,7 +10,10 @@ from django.core.management.commands.migrate import Command as Migrate
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-SCHEMA = "oauthvault"
+from oauthvault.postgresql import roles
+from oauthvault.postgresql.roles import SCHEMA
+from tokens import isolation
+
 # Any number, the same for everybody who migrates.
 _LOCK = 7_263_118_004
 
@@ -25,16 +28,25 @@ class Command(Migrate):
         if connection.vendor != "postgresql":
             super().handle(*args, **options)
             return
+        service = roles.name_of(connections[DEFAULT_DB_ALIAS])
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
         try:
             _make_schema(connection)
-            super().handle(*args, **options)
             if options["database"] == "owner":
-                _grant_to_service(connection)
+                # Before as well: what is told of a migration may want to write already.
+                roles.grant_to_service(connection, name=service)
+            # What a migration changes in rows it changes for everybody. A role that is behind
+            # the wall would see none of them otherwise, and change nothing in silence.
+            with isolation.every_tenant():
+                super().handle(*args, **options)
+            if options["database"] == "owner":
+                roles.grant_to_service(connection, name=service)
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+            if options["database"] == "owner":
+                connection.close()
 
 
 def _make_schema(connection: BaseDatabaseWrapper) -> None:
@@ -43,16 +55,3 @@ def _make_schema(connection: BaseDatabaseWrapper) -> None:
         cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [SCHEMA])
         if cursor.fetchone() is None:
             cursor.execute(f"CREATE SCHEMA {SCHEMA}")
-
-
-def _grant_to_service(owner: BaseDatabaseWrapper) -> None:
-    with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
-        cursor.execute("SELECT quote_ident(current_user)")
-        role = cursor.fetchone()[0]
-    with owner.cursor() as cursor:
-        for statement in (
-            f"GRANT USAGE ON SCHEMA {SCHEMA} TO {role}",
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO {role}",
-            f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {role}",
-        ):
-            cursor.execute(statement)

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from oauthvault.logging import redact
 from tokens import clock
 from tokens.credential_file import parse_credentials
 from tokens.errors import InvalidCredentials, VaultError
@@ -32,8 +33,9 @@ Row = tuple[int, str, object]  # line, user id, what is offered
 class Command(VaultCommand):
     help = (
         "Store logins: a `.credentials.json` of Claude Code for one user (--user), or JSON "
-        "Lines or CSV with a `user_id` for many. Every row has its own result; what is "
-        "refused stores nothing."
+        "Lines or CSV with a `user_id` for many, and accessToken, refreshToken, expiresAt beside "
+        "it (Unix time in seconds or milliseconds; access_token and so on are the same). Every "
+        "row has its own result; what is refused stores nothing."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -76,7 +78,7 @@ class Command(VaultCommand):
 
 def _store(tenant: Tenant, row: Row, *, dry_run: bool) -> dict[str, Any]:
     line, user_id, offered = row
-    result: dict[str, Any] = {"line": line, "user_id": user_id, "warnings": []}
+    result: dict[str, Any] = {"line": line, "user_id": redact(user_id), "warnings": []}
     now = clock.now()
     try:
         if isinstance(offered, VaultError):
@@ -111,6 +113,8 @@ def _check_user(tenant: Tenant, user_id: str) -> None:
         reason = "must be 1 to 256 characters without control characters"
     elif user_id == DEFAULT_USER and not tenant.has_default_user:
         reason = "may not be default in a tenant of many users"
+    elif redact(user_id) != user_id:
+        reason = "looks like a token or a key; are the columns exchanged?"
     if reason:
         raise InvalidCredentials({"user_id": reason})
 
@@ -162,25 +166,33 @@ def _json_row(line: int, text: str) -> Row:
 
 
 def _csv_rows(content: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(content))
-    if "user_id" not in (reader.fieldnames or []):
-        raise CommandError(
-            "this is neither JSON nor a CSV whose first line names the column user_id"
-        )
-    for row in reader:
-        user_id = row.pop("user_id", None) or ""
-        if None in row:
-            yield reader.line_num, user_id, InvalidCredentials({"(line)": "has too many columns"})
-            continue
-        offered: dict[str, object] = {
-            name: value for name, value in row.items() if value not in (None, "")
-        }
-        for name in ("is_max", "isMax"):
-            if name in offered:
-                offered[name] = {"true": True, "false": False}.get(
-                    str(offered[name]).lower(), offered[name]
-                )
-        yield reader.line_num, user_id, offered
+    # With all three ends of a line, and those inside quotes left as they are.
+    reader = csv.DictReader(io.StringIO(content, newline=""))
+    try:
+        if "user_id" not in (reader.fieldnames or []):
+            raise CommandError(
+                "this is neither JSON nor a CSV whose first line names the column user_id"
+            )
+        for row in reader:
+            yield _csv_row(reader.line_num, row)
+    except csv.Error as error:
+        # The module's sentences name the fault, and nothing of what stands in the line.
+        raise CommandError(f"line {reader.line_num} is no CSV: {error}") from None
+
+
+def _csv_row(line: int, row: dict[Any, Any]) -> Row:
+    user_id = row.pop("user_id", None) or ""
+    if None in row:
+        return line, user_id, InvalidCredentials({"(line)": "has too many columns"})
+    offered: dict[str, object] = {
+        name: value for name, value in row.items() if value not in (None, "")
+    }
+    for name in ("is_max", "isMax"):
+        if name in offered:
+            offered[name] = {"true": True, "false": False}.get(
+                str(offered[name]).lower(), offered[name]
+            )
+    return line, user_id, offered
 
 
 def _json(text: str) -> Any:

@@ -1,4 +1,3 @@
-import sys
 from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +11,7 @@ from tokens.management.command import (
     add_json,
     add_tenant,
     add_user,
+    confirm,
     progress,
     tenant_named,
 )
@@ -47,13 +47,13 @@ class Command(VaultCommand):
         if state.quarantined_at is not None and not options["json"]:
             since = datetime.fromtimestamp(state.quarantined_at, UTC)
             self.say(f"Quarantined since {since:%Y-%m-%d %H:%M:%S} UTC: {state.quarantine_reason}.")
-        if total and not options["yes"] and sys.stdin.isatty():
-            answer = input(
+        if total:
+            confirm(
                 f"Release {_credentials(total)}? A refresh token that was spent since the backup "
-                "ends its login when it is presented. [y/N] "
+                "ends its login when it is presented.",
+                yes=options["yes"],
+                otherwise="nothing was released",
             )
-            if answer.strip().lower() not in {"y", "yes"}:
-                raise CommandError("nothing was released")
         shown = progress(total, wanted=not options["json"])
         released = epoch.release(
             tenant=tenant,
@@ -65,7 +65,9 @@ class Command(VaultCommand):
         if options["json"]:
             self.print_json({"released": released})
         elif released:
-            self.say(f"{_credentials(released)} released. What is due is refreshed in 2 minutes.")
+            self.say(
+                f"{_credentials(released)} released. What is due is refreshed within two minutes."
+            )
         else:
             self.say("Nothing is quarantined.")
 

@@ -12,6 +12,7 @@ from tokens.management.command import (
     add_json,
     add_tenant,
     add_user,
+    confirm,
     tenant_named,
 )
 from tokens.models import OAuthCredential, Standing
@@ -31,16 +32,20 @@ class Command(VaultCommand):
         add_json(parser)
 
     def run(self, **options: Any) -> None:
-        if bool(options["user"]) == options["all"]:
+        if options["user"] and options["all"]:
+            raise CommandError("--user and --all exclude each other: say one of them", returncode=2)
+        if not options["user"] and not options["all"]:
             raise CommandError("name --user U, or say --all", returncode=2)
         tenant = tenant_named(options["tenant"])
         users = [options["user"]] if options["user"] else _living_users(tenant.pk)
-        if options["all"] and users and not options["yes"] and self.stdin_is_terminal():
+        if options["all"] and users:
             people = "1 user" if len(users) == 1 else f"{len(users)} users"
-            answer = input(f"Revoke the credentials of {people} of {tenant.slug}? [y/N] ")
-            if answer.strip().lower() not in {"y", "yes"}:
-                raise CommandError("nothing was revoked")
-        results = []
+            confirm(
+                f"Revoke the credentials of {people} of {tenant.slug}?",
+                yes=options["yes"],
+                otherwise="nothing was revoked",
+            )
+        results: list[dict[str, Any]] = []
         for user_id in users:
             now = clock.now()
             try:
@@ -53,7 +58,7 @@ class Command(VaultCommand):
                     "user_id": user_id,
                     "result": "revoked",
                     "upstream": done.upstream,
-                    "lives_until": str(done.lives_until),
+                    "lives_until": done.lives_until,
                 }
             )
         if options["json"]:
@@ -61,19 +66,13 @@ class Command(VaultCommand):
             return
         for result in results:
             if result["result"] == "revoked":
-                until = datetime.fromtimestamp(int(result["lives_until"]), UTC)
+                until = datetime.fromtimestamp(result["lives_until"], UTC)
                 self.say(
                     f"{result['user_id']}: revoked (upstream: {result['upstream']}; a token handed "
                     f"out before may live until {until:%Y-%m-%d %H:%M:%S} UTC)"
                 )
             else:
                 self.say(f"{result['user_id']}: nothing is stored, or it was revoked before")
-
-    @staticmethod
-    def stdin_is_terminal() -> bool:
-        import sys
-
-        return sys.stdin.isatty()
 
 
 def _living_users(tenant_id: int) -> list[str]:

@@ -2,7 +2,7 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import Any
 
-from tokens import clock, vault
+from tokens import clock
 from tokens.diagnosis import describe_problem
 from tokens.errors import NoToken
 from tokens.management.command import (
@@ -12,6 +12,7 @@ from tokens.management.command import (
     add_user,
     tenant_named,
 )
+from tokens.models import OAuthCredential, Standing, Status, Tenant
 
 
 class Command(VaultCommand):
@@ -25,14 +26,19 @@ class Command(VaultCommand):
     def run(self, **options: Any) -> None:
         now = clock.now()
         tenant = tenant_named(options["tenant"])
-        credential = vault.describe(tenant=tenant, user_id=options["user"])
+        # Not as a request is answered: an operator may look into a suspended tenant, too.
+        credential = (
+            OAuthCredential.objects.for_tenant(tenant).filter(user_id=options["user"]).first()
+        )
         if credential is None:
             raise NoToken(f"No OAuth token found for user {options['user']} of {tenant.slug}")
+        credential.tenant = tenant
+        stopped = _of_the_tenant(tenant) if credential.standing != Standing.REVOKED else None
         facts: dict[str, Any] = {
             "tenant": tenant.slug,
             "user_id": credential.user_id,
-            "status": str(credential.status(now=now)),
-            "authenticated": credential.is_usable(now=now),
+            "status": str(Status.SUSPENDED if stopped else credential.status(now=now)),
+            "authenticated": stopped is None and credential.is_usable(now=now),
             "expires_at": credential.expires_at,
             "expires_in": credential.expires_in(now=now),
             "login_expires_at": credential.login_expires_at,
@@ -40,7 +46,7 @@ class Command(VaultCommand):
             "refresh_count": credential.refresh_count,
             "last_refreshed_at": credential.last_refreshed_at,
             "last_used": credential.last_used,
-            "problem": describe_problem(credential, now=now),
+            "problem": stopped or describe_problem(credential, now=now),
         }
         if options["json"]:
             self.print_json(facts)
@@ -50,3 +56,15 @@ class Command(VaultCommand):
                 exact = name.endswith(("_at", "_used")) and isinstance(value, int)
                 shown = datetime.fromtimestamp(int(value), UTC).isoformat(" ") if exact else value
                 self.say(f"{name.replace('_', ' '):<18} {shown}")
+
+
+def _of_the_tenant(tenant: Tenant) -> str | None:
+    """What keeps every credential of it from use; None: nothing does."""
+    if tenant.deletion_began_at is not None:
+        return "The tenant is being deleted."
+    if tenant.suspended_at is not None:
+        return (
+            f"The tenant is suspended: `oauthvault resume --tenant {tenant.slug}` ends that. "
+            "Nothing of it is handed out or refreshed until then."
+        )
+    return None

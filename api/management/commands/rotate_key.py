@@ -1,0 +1,43 @@
+from argparse import ArgumentParser
+from datetime import UTC, datetime
+from typing import Any
+
+from api.keys import rotate_key
+from api.management.commands.create_key import duration
+from api.management.key import add_key, facts_of_new, key_named
+from tokens import clock
+from tokens.management.command import VaultCommand, actor, add_json
+
+_DAY = 86_400
+
+
+class Command(VaultCommand):
+    help = (
+        "Make a new key in place of one, and print it, once. Both are good until the old one "
+        "ends, so that the change has no gap."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add_key(parser)
+        parser.add_argument(
+            "--overlap", type=duration, default=_DAY, metavar="D",
+            help="how long the old key still works: for example 24h (the default), 30m, 7d; "
+            "digits alone are seconds",
+        )  # fmt: skip
+        add_json(parser)
+
+    def run(self, **options: Any) -> None:
+        old = key_named(options["key"])
+        new = rotate_key(key=old, overlap=options["overlap"], actor=actor(), now=clock.now())
+        old.refresh_from_db(fields=["expires_at"])
+        ends = old.expires_at or 0
+        if options["json"]:
+            self.print_json(
+                facts_of_new(new) | {"in_place_of": {"prefix": old.prefix, "expires_at": ends}}
+            )
+            return
+        self.say(new.text.reveal())
+        self.stderr.write(
+            f"Keep it now: it is not shown again. The old key {old.prefix}… works until "
+            f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M:%S} UTC."
+        )

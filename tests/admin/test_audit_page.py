@@ -1,0 +1,90 @@
+"""The audit trail's page: how the chain stands, and what is exported from it."""
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from django.test import Client
+
+from tests.admin.canaries import Canaries
+from tests.admin.conftest import Cast
+from tokens import audit, isolation
+from tokens.models import AuditChain, Tenant
+from tokens.trail import export, seal
+
+PAGE = "/admin/tokens/auditevent/"
+Staff = Callable[..., Client]
+
+
+def lines(client: Client, question: str = "") -> list[dict[str, object]]:
+    answer = client.get(f"{PAGE}export/{question}")
+    assert answer.status_code == 200
+    assert "no-store" in answer["Cache-Control"]
+    text = b"".join(answer.streaming_content).decode()  # type: ignore[attr-defined]
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_page_says_how_the_chain_stands(cast: Cast, root: Client) -> None:
+    assert "Nothing is sealed yet" in root.get(PAGE).content.decode()
+    seal.seal_due(now=time.time() + 3600)
+    page = root.get(PAGE).content.decode()
+    assert "Sealed last" in page
+    assert "2 chains were never verified" in page
+    AuditChain.objects.update(verified_at=time.time())
+    assert "ov-edge-good" in root.get(PAGE).content.decode()
+    AuditChain.objects.filter(pk=cast.acme.pk).update(broken="batch 1, record 5: was edited")
+    page = root.get(PAGE).content.decode()
+    assert "not proven whole" in page
+    assert "batch 1, record 5: was edited" in page
+
+
+def test_what_is_listed_is_what_is_exported(
+    cast: Cast, root: Client, canaries: Canaries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_PAGE", 3)
+    everything = lines(root)
+    assert len(everything) == len({line["id"] for line in everything}) > 30
+    assert [line["at"] for line in everything] == sorted(line["at"] for line in everything)
+    assert canaries.found_in(json.dumps(everything)) == []
+    of_globex = lines(root, f"?tenant__id__exact={cast.globex.pk}")
+    assert {line["tenant"] for line in of_globex} == {"globex"}
+    assert len(of_globex) == sum(line["tenant"] == "globex" for line in everything)
+    assert {line["subject"] for line in lines(root, "?q=alice")} == {"alice"}
+    link = root.get(f"{PAGE}?q=alice").context["export_link"]
+    assert link == f"{PAGE}export/?q=alice"
+
+
+def test_whoever_may_see_the_trail_may_export_it_and_nobody_else(cast: Cast, staff: Staff) -> None:
+    assert lines(staff("tokens.view_auditevent"))
+    assert staff("tokens.view_oauthcredential").get(f"{PAGE}export/").status_code == 403
+    assert Client().get(f"{PAGE}export/").status_code == 302
+
+
+def test_a_page_of_the_export_is_asked_for_whomever_the_request_was_for(
+    acme: Tenant, root: Client
+) -> None:
+    """The answer is read when the request, and its scope, are over."""
+    seen = []
+    real = export.page
+
+    def page(*arguments: object, **named: object) -> object:
+        seen.append(isolation.current())
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch, isolation.every_tenant():
+        patch.setattr(export, "page", page)
+        answer = root.get(f"{PAGE}export/")
+        with isolation.nobody():
+            assert b"create_tenant" in b"".join(answer.streaming_content)  # type: ignore[attr-defined]
+    assert all(scope.is_everybody for scope in seen)
+    assert len(seen) == 2
+
+
+def test_the_page_of_a_record_says_from_where_and_in_which_batch(
+    acme: Tenant, root: Client
+) -> None:
+    event = audit.record(tenant=acme, actor="test", action="revoke", now=5)
+    assert "not sealed yet" in root.get(f"{PAGE}{event.pk}/change/").content.decode()
+    seal.seal_due(now=time.time() + 3600)
+    assert "batch 1" in root.get(f"{PAGE}{event.pk}/change/").content.decode()

@@ -1,0 +1,75 @@
+"""The console script itself: how it ends where nobody reads, or nobody answers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oauthvault.env import child_environment
+from tests.processes import clean_environment, oauthvault
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vault's data directory, prepared once."""
+    folder = tmp_path_factory.mktemp("console")
+    done = oauthvault("init", OAUTHVAULT_DATA_DIR=str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("command", ["credentials", "export_audit", "list_tenants"])
+def test_a_reader_who_has_read_enough_ends_a_command_quietly(folder: Path, command: str) -> None:
+    nobody, pipe = os.pipe()
+    os.close(nobody)
+    try:
+        done = _run(folder, command, stdout=pipe)
+    finally:
+        os.close(pipe)
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def test_a_password_that_nobody_can_give_is_a_sentence(folder: Path) -> None:
+    done = _run(folder, "changepassword", "admin", stdout=subprocess.PIPE)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith(
+        "oauthvault: an answer was asked for, and the input ended: run this at a terminal\n"
+    )
+    assert done.returncode == 1
+
+
+@pytest.mark.skipif("DATABASE_URL" in child_environment(), reason="SQLite's disk")
+def test_a_disk_that_takes_nothing_is_called_by_its_name(folder: Path) -> None:
+    """The shell's limit on the size of files stands for the disk: a process may write none."""
+    done = _run(folder, "create_tenant", "acme", stdout=subprocess.PIPE, full=True)
+    assert "Traceback" not in done.stderr
+    assert f"the disk that holds {folder} is full or read-only" in done.stderr
+    assert done.returncode == 1
+    done = _run(folder, "doctor", stdout=subprocess.PIPE, full=True)
+    assert f"the disk that holds {folder} is full or read-only" in done.stdout
+    assert done.returncode == 1
+    done = _run(folder, "create_tenant", "acme", stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+
+
+def _run(
+    folder: Path, *arguments: str, stdout: int, full: bool = False
+) -> "subprocess.CompletedProcess[str]":
+    within = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh"] if full else []
+    return subprocess.run(
+        [*within, sys.executable, "-m", "oauthvault.cli", *arguments],
+        env=clean_environment(OAUTHVAULT_DATA_DIR=str(folder)),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        # Without a terminal to ask at.
+        start_new_session=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )

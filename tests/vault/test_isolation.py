@@ -1,0 +1,392 @@
+"""Whose rows code may see: said by nobody, seen by nobody; and once more by PostgreSQL."""
+
+import ast
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import shared_task
+from django.apps import apps
+from django.db import (
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    connection,
+    models,
+    transaction,
+)
+
+from tests.conftest import Store
+from tests.simulator import Simulator
+from tokens import isolation, vault
+from tokens.isolation import IsolationError
+from tokens.keyring import api_key_digest
+from tokens.models import DataKey, OAuthCredential, Tenant, TokenFingerprint
+from tokens.models.scoped import ScopedManager
+
+pytestmark = pytest.mark.django_db(transaction=True)
+on_postgresql = pytest.mark.skipif(
+    "connection.vendor != 'postgresql'", reason="row-level security is PostgreSQL's"
+)
+HOUSE = Path(__file__).resolve().parent.parent.parent
+
+
+def of_tenants() -> list[type[models.Model]]:
+    """Every model of ours whose rows belong to a tenant, and the tenant itself."""
+    ours = [model for model in apps.get_models() if model._meta.app_label in ("tokens", "api")]
+    return [
+        model
+        for model in ours
+        if model is Tenant or any(field.name == "tenant" for field in model._meta.fields)
+    ]
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    with isolation.nobody():
+        yield
+
+
+@pytest.fixture
+def people(
+    acme: Tenant, globex: Tenant, upstream: Simulator, store: Store
+) -> dict[str, OAuthCredential]:
+    return {
+        "alice": store(acme, "alice", upstream.new_login("alice")),
+        "bob": store(acme, "bob", upstream.new_login("bob")),
+        "carol": store(globex, "carol", upstream.new_login("carol")),
+    }
+
+
+# --- In Python -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", of_tenants(), ids=lambda model: model.__name__)
+def test_every_model_of_a_tenant_shows_the_current_tenants_rows_and_refuses_nobodys(
+    model: type[models.Model], acme: Tenant
+) -> None:
+    manager = model._default_manager
+    assert isinstance(manager, ScopedManager)
+    with isolation.nobody(), pytest.raises(IsolationError, match=model.__name__):
+        manager.count()
+    with isolation.of(acme.pk):
+        assert str(acme.pk) in str(manager.all().query)
+
+
+def test_a_forgotten_filter_finds_the_current_tenants_rows_only(
+    people: dict[str, OAuthCredential], acme: Tenant, globex: Tenant
+) -> None:
+    def seen() -> set[str]:
+        return set(OAuthCredential.objects.values_list("user_id", flat=True))
+
+    with isolation.of(acme.pk):
+        assert seen() == {"alice", "bob"}
+        assert OAuthCredential.objects.filter(user_id="carol").update(is_max=False) == 0
+        assert set(Tenant.objects.all()) == {acme}
+    with isolation.of(acme.pk, globex.pk):
+        assert seen() == {"alice", "bob", "carol"}
+
+
+def test_a_scope_is_narrowed_and_never_moved_to_another_tenant(
+    acme: Tenant, globex: Tenant
+) -> None:
+    with isolation.of(acme.pk, globex.pk), isolation.of(globex.pk):
+        with pytest.raises(IsolationError), isolation.of(acme.pk):
+            pass
+        assert isolation.current().tenant_ids == {globex.pk}
+
+
+def test_a_compiled_query_is_refused_for_another_tenant(
+    people: dict[str, OAuthCredential], acme: Tenant, globex: Tenant
+) -> None:
+    with isolation.of(globex.pk), pytest.raises(IsolationError):
+        vault._BY_USER.first(tenant_id=acme.pk, user_id="alice")
+
+
+def test_a_scope_names_somebody_and_is_entered_for_good_where_a_request_begins(
+    acme: Tenant, globex: Tenant
+) -> None:
+    with pytest.raises(IsolationError), isolation.of():
+        pass
+    with isolation.of(acme.pk), pytest.raises(IsolationError):
+        isolation.enter(globex.pk)
+    with isolation.nobody():
+        isolation.enter(acme.pk)
+        with pytest.raises(IsolationError):
+            isolation.enter(globex.pk)
+    assert isolation.current().is_everybody, "as before the request"
+
+
+def test_a_row_is_written_and_deleted_by_code_that_is_at_work_for_its_tenant(
+    people: dict[str, OAuthCredential], acme: Tenant, globex: Tenant
+) -> None:
+    with isolation.of(globex.pk):
+        with pytest.raises(IsolationError):
+            people["bob"].save()
+        with pytest.raises(IsolationError):
+            people["bob"].delete()
+        with pytest.raises(IsolationError):
+            Tenant.objects.create(slug="mine")
+        people["carol"].save()
+    assert OAuthCredential.objects.count() == 3
+
+
+def test_a_task_begins_at_work_for_nobody_however_it_is_called() -> None:
+    found: list[isolation.Scope] = []
+
+    @shared_task(name="tests.whose")
+    def whose() -> None:
+        found.append(isolation.current())
+
+    with isolation.every_tenant():
+        whose()
+        whose.apply()
+    assert found == [isolation.NOBODY] * 2
+
+
+def test_rows_that_are_read_one_by_one_are_the_current_tenants(
+    people: dict[str, OAuthCredential], acme: Tenant, globex: Tenant, alone: None
+) -> None:
+    with isolation.of(acme.pk):
+        assert {row.user_id for row in OAuthCredential.objects.iterator()} == {"alice", "bob"}
+    with transaction.atomic():
+        with isolation.every_tenant():
+            OAuthCredential.objects.count()
+        with isolation.of(globex.pk):
+            assert [row.user_id for row in OAuthCredential.objects.iterator()] == ["carol"]
+
+
+def test_a_new_thread_is_at_work_for_nobody(acme: Tenant) -> None:
+    found: list[isolation.Scope] = []
+    thread = threading.Thread(target=lambda: found.append(isolation.current()))
+    with isolation.of(acme.pk):
+        thread.start()
+        thread.join()
+    assert found == [isolation.NOBODY]
+
+
+# Who may say that they are at work for every tenant, and why.
+FOR_EVERYBODY = {
+    "api/health.py": "whether anything is stored at all",
+    "api/throttle.py": "eight bytes of the digest of every living key",
+    "api/usage.py": "writes when keys were last used",
+    "api/views/service.py": "finds the tenant of the public statistics",
+    "oauthvault/management/commands/migrate.py": "changes rows of everybody",
+    "oauthvault/middleware.py": "operators of the dashboard",
+    "tokens/deletion.py": "which tenants are being deleted",
+    "tokens/due.py": "the sweep: ids and due times",
+    "tokens/endings.py": "the sweep: logins that end",
+    "tokens/epoch.py": "a restored database is restored for everybody",
+    "tokens/handouts.py": "writes what was counted",
+    "tokens/history.py": "which tenants have old rows",
+    "tokens/importing.py": "whether a login is stored elsewhere: yes or no",
+    "tokens/keyring.py": "whether the keys at hand open the database",
+    "tokens/management/command.py": "whoever has a terminal of the vault",
+    "tokens/management/commands/verify_audit.py": "counts what is not sealed yet",
+    "tokens/metrics.py": "counts by tenant",
+    "tokens/migrations/0005_audit_chain.py": "notes which records were there before",
+    "tokens/notices.py": "how many users each key was handed tokens of",
+    "tokens/refresh/abandoned.py": "the sweep: refreshes whose process died",
+    "tokens/rotation/keks.py": "wraps every data key anew",
+    "tokens/statistics.py": "counts of the whole deployment",
+    "tokens/tasks.py": "the sweep: whose data keys were replaced",
+    "tokens/tenants.py": "makes the first tenant",
+    "tokens/trail/chains.py": "the chain of acts of no tenant",
+    "tokens/trail/drop.py": "which chains there are",
+    "tokens/trail/seal.py": "which chains wait to be sealed",
+    "tokens/trail/verify.py": "which chains there are, and whose records",
+}
+# Whose statements are compiled once, and name their tenant (or key) as a value.
+UNSCOPED = {"api/keys.py", "tokens/flight.py", "tokens/vault.py"}
+
+
+def test_who_looks_across_tenants_is_written_down() -> None:
+    everybody, unscoped = set(), set()
+    for package in ("api", "oauthvault", "tokens"):
+        for path in (HOUSE / package).rglob("*.py"):
+            name = str(path.relative_to(HOUSE))
+            used = {
+                node.attr
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Attribute)
+            }
+            if "every_tenant" in used and name != "tokens/isolation.py":
+                everybody.add(name)
+            if "unscoped" in used:
+                unscoped.add(name)
+            assert "_base_manager" not in used, name
+    assert everybody == set(FOR_EVERYBODY)
+    assert unscoped == UNSCOPED
+
+
+# --- In PostgreSQL, as the role that serves --------------------------------------------------
+
+
+def raw(statement: str, *values: object) -> list[tuple[object, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        return cursor.fetchall() if cursor.description else [(cursor.rowcount,)]
+
+
+def tables_of_tenants() -> list[str]:
+    return sorted(model._meta.db_table for model in of_tenants())
+
+
+@on_postgresql
+def test_every_table_with_a_tenant_is_behind_the_wall_and_the_service_owns_none() -> None:
+    found = raw(
+        "SELECT relname, relrowsecurity, relforcerowsecurity, "
+        "pg_get_userbyid(relowner) = current_user FROM pg_class "
+        "WHERE relnamespace = 'oauthvault'::regnamespace AND relkind = 'r'"
+    )
+    walled = {name for name, enabled, forced, _ in found if enabled and forced}
+    with_tenant = {
+        name
+        for (name,) in raw(
+            "SELECT DISTINCT table_name FROM information_schema.columns "
+            "WHERE table_schema = 'oauthvault' AND column_name = 'tenant_id'"
+        )
+    }
+    assert walled == with_tenant | {"tokens_tenant"}
+    assert set(tables_of_tenants()) <= walled
+    assert not any(own for _, _, _, own in found)
+    assert raw("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user") == [
+        (False,)
+    ]
+
+
+@on_postgresql
+def test_raw_sql_that_names_no_tenant_sees_nothing(
+    people: dict[str, OAuthCredential], alone: None
+) -> None:
+    for table in tables_of_tenants():
+        assert raw(f"SELECT count(*) FROM {table}") == [(0,)], table  # noqa: S608  ours
+    assert raw("UPDATE claude_oauth_tokens SET user_id = 'mine'") == [(0,)]
+    assert raw("DELETE FROM claude_oauth_tokens") == [(0,)]
+
+
+@on_postgresql
+def test_raw_sql_of_one_tenant_sees_and_changes_nothing_of_another(
+    people: dict[str, OAuthCredential], acme: Tenant, globex: Tenant
+) -> None:
+    with isolation.of(globex.pk):
+        assert raw("SELECT user_id FROM claude_oauth_tokens") == [("carol",)]
+        assert raw("UPDATE claude_oauth_tokens SET is_max = false WHERE user_id = 'alice'") == [
+            (0,)
+        ]
+        assert raw("DELETE FROM claude_oauth_tokens WHERE tenant_id = %s", acme.pk) == [(0,)]
+        with pytest.raises(ProgrammingError, match="row-level security"):
+            raw("UPDATE claude_oauth_tokens SET tenant_id = %s", acme.pk)
+        with pytest.raises(ProgrammingError, match="row-level security"):
+            DataKey.objects.bulk_create(
+                [DataKey(tenant=acme, key_id="forged", wrapped="-", kek_id="-")]
+            )
+    assert OAuthCredential.objects.count() == 3
+
+
+@on_postgresql
+def test_nothing_of_a_scope_is_left_behind_on_the_connection(
+    people: dict[str, OAuthCredential], acme: Tenant, alone: None
+) -> None:
+    """Neither after a statement, nor inside a transaction, nor after an error in one."""
+
+    def left() -> object:
+        (row,) = raw("SELECT current_setting('oauthvault.tenants', true)")
+        return row[0] or ""
+
+    def count() -> object:
+        return raw("SELECT count(*) FROM claude_oauth_tokens")[0][0]
+
+    with isolation.of(acme.pk):
+        assert count() == 2
+    assert (left(), count()) == ("", 0)
+    with transaction.atomic():
+        with isolation.of(acme.pk):
+            assert count() == 2
+        assert (left(), count()) == ("", 0)
+        with pytest.raises(ProgrammingError), isolation.of(acme.pk), transaction.atomic():
+            raw("SELECT no_such_column FROM claude_oauth_tokens")
+        assert (left(), count()) == ("", 0)
+        with isolation.every_tenant():
+            assert count() == 3
+        assert (left(), count()) == ("", 0)
+    assert (left(), count()) == ("", 0)
+
+
+@on_postgresql
+def test_whatever_is_sent_is_told_for_whom_it_is_or_not_sent(
+    people: dict[str, OAuthCredential], acme: Tenant, alone: None
+) -> None:
+    """After a statement of everybody's in the same transaction, by each other way to send one."""
+    count = "SELECT count(*) FROM claude_oauth_tokens"
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        try:
+            with isolation.every_tenant():
+                assert raw(count) == [(3,)]
+            assert raw(count) == [(0,)], "a transaction that Django knows nothing of"
+            cursor.execute(f"SAVEPOINT a; {count}")
+            cursor.nextset()
+            assert cursor.fetchone() == (0,)
+        finally:
+            cursor.execute("ROLLBACK")
+        with isolation.of(acme.pk):
+            cursor.executemany(
+                "UPDATE claude_oauth_tokens SET is_max = true WHERE user_id = %s",
+                [["alice"], ["bob"], ["carol"]],
+            )
+        assert cursor.rowcount == 2
+        for send in (cursor.cursor.copy, cursor.cursor.stream):
+            with pytest.raises(NotSupportedError):
+                send("COPY claude_oauth_tokens TO STDOUT")
+
+
+@on_postgresql
+def test_a_row_points_to_nothing_of_another_tenant(
+    people: dict[str, OAuthCredential], globex: Tenant
+) -> None:
+    with pytest.raises(IntegrityError), isolation.of(globex.pk), transaction.atomic():
+        TokenFingerprint.objects.create(
+            tenant=globex, credential_id=people["alice"].pk, kind="access", digest="f" * 64,
+            generation=1,
+        )  # fmt: skip
+
+
+@on_postgresql
+def test_a_setting_that_is_empty_or_no_list_shows_nothing(
+    people: dict[str, OAuthCredential], alone: None
+) -> None:
+    for setting in ("", "0", "999999,1000000"):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "BEGIN; SELECT set_config('oauthvault.tenants', %s, true); "
+                "SELECT count(*) FROM claude_oauth_tokens; COMMIT",
+                [setting],
+            )
+            cursor.nextset()
+            cursor.nextset()
+            assert cursor.fetchone() == (0,)
+
+
+@on_postgresql
+def test_a_key_shows_its_own_row_and_tenant_before_the_tenant_is_known(
+    acme: Tenant, acme_key: str, globex_key: str, alone: None
+) -> None:
+    digest = api_key_digest(acme_key)
+    with isolation.key_shown(digest):
+        assert raw("SELECT tenant_id FROM api_apikey") == [(acme.pk,)]
+        assert raw("SELECT slug FROM tokens_tenant") == [("acme",)]
+        assert raw("SELECT count(*) FROM claude_oauth_tokens") == [(0,)]
+        assert raw("UPDATE api_apikey SET label = 'mine'") == [(0,)]
+
+
+@on_postgresql
+def test_what_is_deleted_with_a_row_is_of_its_tenant(
+    people: dict[str, OAuthCredential], acme: Tenant, globex: Tenant
+) -> None:
+    with isolation.of(acme.pk):
+        OAuthCredential.objects.get(user_id="alice").delete()
+    assert set(OAuthCredential.objects.values_list("user_id", flat=True)) == {"bob", "carol"}
+    left = set(TokenFingerprint.objects.values_list("credential__user_id", flat=True))
+    assert left == {"bob", "carol"}

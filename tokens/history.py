@@ -1,0 +1,68 @@
+"""What is old enough is forgotten: refreshes that ended, hand-outs by the minute, and the
+audit trail's oldest batches.
+
+Looked after by the sweep, once an hour, tenant by tenant, in pages, and for a few seconds
+at a time: what is left over is for the next sweep. The counts in `tokens.statistics` are
+kept by themselves and lose nothing by it. Times are Unix seconds.
+"""
+
+import time
+
+from django.conf import settings
+from django.db.models import QuerySet
+
+from tokens import isolation
+from tokens.models import HandOut, Heartbeat, Outcome, RefreshAttempt, Tenant
+from tokens.trail.drop import drop_old
+
+_DAY, _HOUR = 86_400, 3600
+_PART = "history"
+# Rows of one transaction, and seconds of one sweep.
+_PAGE, _LONGEST = 1000, 5.0
+
+
+def forget_old(*, now: float) -> bool:
+    """Forget what is too old, if that was not done within the hour. Whether it was done."""
+    Heartbeat.objects.get_or_create(part=_PART, defaults={"at": 0.0})
+    # One sweep of several that come at once.
+    if not Heartbeat.objects.filter(part=_PART, at__lte=now - _HOUR).update(at=now):
+        return False
+    until = time.monotonic() + _LONGEST
+    done = drop_old(before=now - settings.OAUTHVAULT_AUDIT_DAYS * _DAY, now=now, until=until)
+    with isolation.every_tenant():
+        tenants = list(Tenant.objects.order_by("pk").values_list("pk", flat=True))
+    before = now - settings.OAUTHVAULT_HISTORY_DAYS * _DAY
+    for tenant_id in tenants:
+        with isolation.of(tenant_id):
+            for old in (attempts, hand_outs):
+                done = _delete(old(tenant_id=tenant_id, before=before), until=until) and done
+    if not done:
+        Heartbeat.objects.filter(part=_PART, at=now).update(at=0.0)
+    return True
+
+
+def attempts(*, tenant_id: int, before: float) -> QuerySet[RefreshAttempt]:
+    """Refreshes that ended and were begun before. Served by the index `attempt_recent`."""
+    return (
+        RefreshAttempt.objects.filter(tenant_id=tenant_id, started_at__lt=before)
+        .exclude(outcome=Outcome.IN_FLIGHT)
+        .order_by("started_at")
+    )
+
+
+def hand_outs(*, tenant_id: int, before: float) -> QuerySet[HandOut]:
+    """Minutes of hand-outs from before. Served by the index `hand_out_minute`."""
+    return HandOut.objects.filter(tenant_id=tenant_id, minute__lt=int(before) // 60).order_by(
+        "minute"
+    )
+
+
+def _delete(old: "QuerySet[RefreshAttempt] | QuerySet[HandOut]", *, until: float) -> bool:
+    """False if time was up first."""
+    while time.monotonic() < until:
+        page = list(old.values_list("pk", flat=True)[:_PAGE])
+        if page:
+            old.order_by().filter(pk__in=page).delete()
+        if len(page) < _PAGE:
+            return True
+    return False

@@ -1,0 +1,79 @@
+"""The audit trail as lines of JSON, oldest first, a page at a time."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from django.db.models import Q, QuerySet
+
+from tokens.models import AuditEvent
+from tokens.trail.chains import records_of, scope_of
+
+_PAGE = 500
+
+
+def lines(
+    chains: Sequence[int], *, since: float | None = None, until: float | None = None
+) -> Iterator[str]:
+    """Every record of these chains from ``since`` to before ``until`` (Unix seconds), each as
+    one line that ends; one chain after the other."""
+    for chain_id in chains:
+        with scope_of(chain_id):
+            events = records_of(chain_id)
+        if since is not None:
+            events = events.filter(at__gte=since)
+        if until is not None:
+            events = events.filter(at__lt=until)
+        after: AuditEvent | None = None
+        while True:
+            # Around each page, not around the whole: whoever reads has a scope of their own.
+            with scope_of(chain_id):
+                rows = page(events, after=after)
+            if not rows:
+                break
+            after = rows[-1]
+            for event in rows:
+                yield line(event)
+
+
+def page(events: QuerySet[AuditEvent], *, after: AuditEvent | None) -> list[AuditEvent]:
+    """The next of these events, oldest first. Served by the index `audit_recent`."""
+    if after is not None:
+        events = events.filter(Q(at__gt=after.at) | Q(at=after.at, pk__gt=after.pk))
+    return list(events.select_related("batch").defer("batch__records").order_by("at", "pk")[:_PAGE])
+
+
+def line(event: AuditEvent) -> str:
+    """One record, with what ties it to its chain."""
+    batch = event.batch
+    return (
+        json.dumps(
+            {
+                "id": event.pk,
+                "tenant": event.tenant_slug or None,
+                "tenant_id": event.tenant_id,
+                "at": event.at if math.isfinite(event.at) else None,
+                "time": _time(event.at),
+                "actor": event.actor,
+                "action": event.action,
+                "subject": event.subject,
+                "outcome": event.outcome,
+                "address": event.address,
+                "request_id": event.request_id,
+                "detail": event.detail,
+                "digest": event.digest or None,
+                "batch": batch.number if batch is not None else None,
+            },
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
+
+
+def _time(at: float) -> str | None:
+    """None for what is no time: only a forged record says it."""
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return None

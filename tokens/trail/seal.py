@@ -1,0 +1,231 @@
+"""Records become links of their chain: sealed in batches, behind the requests.
+
+A record that commits after one with a higher id was sealed is in no batch yet, and goes
+into the next: a batch takes what is unsealed, in the order of ids. Times are Unix seconds.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+
+from django.db import transaction
+from django.db.models import Min
+
+from tokens import isolation
+from tokens.models import AuditBatch, AuditChain, AuditEvent, Tenant
+from tokens.trail import anchor, digests
+from tokens.trail.anchor import Head
+from tokens.trail.chains import read, records_of, scope_of, slug_in
+
+logger = logging.getLogger(__name__)
+
+# Seconds that the oldest record of a chain waits; the others go with it.
+AGE = 60.0
+# Records of one batch, and chains of one sweep.
+_MOST, _CHAINS = 500, 200
+
+# When sealing failed here, by chain (Unix seconds).
+_failed_at: dict[int, float] = {}
+
+# What a batch lists of each record: id, digest, and a mark if there is something to say.
+Entry = list[int | str]
+# Written before there were chains; sealed as it was found.
+ADOPTED = "adopted"
+
+
+def seal_due(*, now: float) -> int:
+    """Seal a batch of each chain that has waited long enough. The number of batches."""
+    return sum(seal_quietly(chain_id, now=now) for chain_id in _in_turn(due_chains(now=now)))
+
+
+def due_chains(*, now: float) -> list[int]:
+    """Chains with a record that is old enough to be sealed (0: the acts of no tenant), those
+    first that have waited longest."""
+    with isolation.every_tenant():
+        waiting = AuditEvent.objects.filter(batch=None, at__lte=now - AGE)
+        by_tenant = waiting.values("tenant_id").annotate(oldest=Min("at")).order_by("oldest")
+        return [each["tenant_id"] or 0 for each in by_tenant]
+
+
+def seal_chain(chain_id: int, *, now: float) -> AuditBatch | None:
+    """One batch of what is unsealed in this chain, or None if nothing is (or if its first
+    head can be kept nowhere outside). Two at once make two batches, one after the other."""
+    adopt_to = adopted_to()
+    with scope_of(chain_id):
+        if not AuditBatch.objects.filter(chain_id=chain_id).exists() and not anchor.begin(chain_id):
+            return None
+        with transaction.atomic():
+            batch = _seal(chain_id, adopt_to=adopt_to, now=now)
+        if batch is None:
+            return None
+        anchor.keep(chain_id, Head(batch.number, batch.digest))
+    # For a log collector: a head that nobody with this database can take back.
+    logger.info(
+        "audit chain %s (%s): batch %s of %s record(s), digest %s",
+        chain_id, batch.chain, batch.number, batch.count, batch.digest,
+    )  # fmt: skip
+    return batch
+
+
+def entries(events: Sequence[AuditEvent], *, adopt_to: int) -> list[Entry]:
+    """What a batch lists of these records. Those that the vault did not write like this are
+    marked, and sealed all the same: the trace of a forgery is not lost again. ``adopt_to``:
+    the highest id that a record from before there were chains may have; 0: there is none."""
+    copies = _copies(events)
+    listed: list[Entry] = []
+    for event in events:
+        computed = digest_or_none(event)
+        # None is believed any more once one with a digest was among them.
+        if event.digest or event.uid is not None or computed is None:
+            adopt_to = 0
+        entry: Entry = [event.pk, (computed or "")[: digests.LISTED]]
+        if 0 < event.pk <= adopt_to:
+            entry.append(ADOPTED)
+        elif computed is None or event.digest != computed or event.pk in copies:
+            entry.append(digests.FORGED)
+        listed.append(entry)
+    return listed
+
+
+def digest_or_none(event: AuditEvent) -> str | None:
+    """The digest of what the record says; None if it says what no record of ours can."""
+    try:
+        return digests.of_record(event)
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def still_adopting(last: AuditBatch | None) -> bool:
+    """Whether the next batch may still hold records from before there were chains."""
+    if last is None or last.dropped_at is not None:
+        return True
+    return bool(last.records and last.records[-1][2:] == [ADOPTED])
+
+
+def adopted_to() -> int:
+    """The highest id of a record from before there were chains, as the migration noted it; 0
+    without that note, or where it is not the vault's any more.
+
+    It gets its digest before the first batch of all, and never again: from then on nobody
+    without the key can have records without a digest taken for old ones.
+    """
+    with isolation.every_tenant(), transaction.atomic():
+        noted = AuditChain.objects.filter(pk=0).exclude(adopted_to=None)
+        chain = noted.first()
+        if chain is None or chain.adopted_to is None:
+            return 0
+        if not chain.adopted_digest:
+            # Whoever else makes the first batch now has the lock first, or finds the digest.
+            chain = noted.select_for_update().get()
+        highest, proof = int(chain.adopted_to or 0), digests.of_adoption(int(chain.adopted_to or 0))
+        if not chain.adopted_digest and not AuditBatch.objects.exists():
+            noted.update(adopted_digest=proof)
+        elif chain.adopted_digest != proof:
+            logger.critical("up to where the audit trail is from before its chains was edited")
+            return 0
+        return highest
+
+
+def last_batch(chain_id: int) -> AuditBatch | None:
+    return AuditBatch.objects.filter(chain_id=chain_id).order_by("-number").first()
+
+
+def seal_quietly(chain_id: int, *, now: float) -> bool:
+    """Whether a batch was sealed. One chain that cannot be must not keep the others from it."""
+    try:
+        sealed = seal_chain(chain_id, now=now) is not None
+    except Exception:
+        logger.exception("audit chain %s could not be sealed", chain_id)
+        _failed_at[chain_id] = now
+        return False
+    _failed_at.pop(chain_id, None)
+    return sealed
+
+
+def _in_turn(chains: Sequence[int]) -> list[int]:
+    """The chains of this sweep. Those that failed in this process come after all others, the
+    last to fail last; and chains of no living tenant after those of living ones: whoever can
+    insert records can invent as many tenants as there are places."""
+    for chain_id in _failed_at.keys() - set(chains):
+        del _failed_at[chain_id]
+    with isolation.every_tenant():
+        living = set(Tenant.objects.values_list("pk", flat=True)) | {0}
+    turns = sorted(chains, key=lambda each: (_failed_at.get(each, -math.inf), each not in living))
+    return turns[:_CHAINS]
+
+
+def _seal(chain_id: int, *, adopt_to: int, now: float) -> AuditBatch | None:
+    chain = _locked(chain_id)
+    events = read(records_of(chain_id).filter(batch=None).order_by("id")[:_MOST])
+    if not events:
+        return None
+    last = last_batch(chain_id)
+    records = entries(events, adopt_to=adopt_to if still_adopting(last) else 0)
+    batch = AuditBatch(
+        tenant_id=chain.tenant_id,
+        chain=chain,
+        number=last.number + 1 if last is not None else 1,
+        first_id=events[0].pk,
+        last_id=events[-1].pk,
+        count=len(events),
+        newest_at=_newest(events, now=now),
+        records=records,
+        content=digests.of_list(records),
+        previous=last.digest if last is not None else "",
+        sealed_at=float(now),
+    )
+    batch.digest = digests.of_batch(batch)
+    batch.save(force_insert=True)
+    sealed = (
+        records_of(chain_id)
+        .filter(pk__in=[event.pk for event in events], batch=None)
+        .update(batch=batch)
+    )
+    if sealed != len(events):
+        # Nobody of ours takes a record away. The next sweep seals what is there then.
+        raise RuntimeError("records of the audit trail vanished while they were being sealed")
+    AuditChain.objects.filter(pk=chain_id).update(sealed_at=float(now))
+    forged = [entry[0] for entry in records if entry[2:] == [digests.FORGED]]
+    if forged:
+        logger.critical("records %s of the audit trail were not written by the vault", forged)
+    return batch
+
+
+def _locked(chain_id: int) -> AuditChain:
+    tenant_id = chain_id or None
+    if not AuditChain.objects.filter(pk=chain_id).exists():
+        AuditChain.objects.get_or_create(
+            pk=chain_id, defaults={"tenant_id": tenant_id, "tenant_slug": _slug(tenant_id)}
+        )
+    return AuditChain.objects.select_for_update().get(pk=chain_id)
+
+
+def _slug(tenant_id: int | None) -> str:
+    if tenant_id is None:
+        return ""
+    tenant = Tenant.objects.filter(pk=tenant_id).first()
+    if tenant is not None:
+        return tenant.slug
+    return slug_in(tenant_id)[:63]
+
+
+def _newest(events: Sequence[AuditEvent], *, now: float) -> float:
+    """Of the times that are times: a forged record may say that it was never, or always."""
+    times = [event.at for event in events if isinstance(event.at, float | int)]
+    return max(filter(math.isfinite, times), default=float(now))
+
+
+def _copies(events: Sequence[AuditEvent]) -> set[int]:
+    """Those that say who they are with a name that another record has."""
+    by_uid: dict[object, int] = {}
+    copies: set[int] = set()
+    for event in events:
+        if event.uid is not None and by_uid.setdefault(event.uid, event.pk) != event.pk:
+            copies.add(event.pk)
+    elsewhere = (
+        AuditEvent.objects.filter(uid__in=list(by_uid))
+        .exclude(pk__in=[event.pk for event in events])
+        .exclude(batch=None)
+        .values_list("uid", flat=True)
+    )
+    return copies | {by_uid[uid] for uid in elsewhere}
