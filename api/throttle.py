@@ -199,10 +199,10 @@ def _shared(names: list[str], window: int) -> list[int]:
         return [0] * len(keys)
     try:
         found = cache.get_many(keys)
-    except Exception as error:  # whatever kind of cache, whatever it raises
+        return [int(found.get(key, 0)) for key in keys]
+    except Exception as error:  # whatever kind of cache, whatever it raises or holds
         _let_cache_rest(error)
         return [0] * len(keys)
-    return [int(found.get(key, 0)) for key in keys]
 
 
 def _shared_add(name: str, window: int) -> int:

@@ -110,8 +110,12 @@ CACHES: dict[str, dict[str, Any]] = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL.reveal(),
         "KEY_PREFIX": "oauthvault",
-        # Seconds. A Redis that hangs is found out, and not waited for.
-        "OPTIONS": {"socket_connect_timeout": 2, "socket_timeout": 2},
+        "OPTIONS": {
+            "serializer": "oauthvault.cache.JsonSerializer",
+            # Seconds. A Redis that hangs is found out, and not waited for.
+            "socket_connect_timeout": 2,
+            "socket_timeout": 2,
+        },
     }
     if REDIS_URL is not None
     else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}

@@ -222,3 +222,31 @@ def test_whoever_never_finishes_a_body_takes_no_token_from_the_others(served: Se
     with httpx.Client(base_url=served.address, headers=served.key) as client:
         answers = iter(lambda: client.put("/auth/claude/token", json={}).status_code, None)
         assert next(status for status in answers if status != 503) == 422
+
+
+def test_forwarded_has_no_twin_behind_a_proxy_that_passes_every_name_on(tmp_path: Path) -> None:
+    """`X_Forwarded_For` is `X-Forwarded-For` to a WSGI application, and the client sends it."""
+    variables = {
+        "OAUTHVAULT_DATA_DIR": str(tmp_path / "data"),
+        "OAUTHVAULT_TRUSTED_PROXIES": "127.0.0.1",
+        "OAUTHVAULT_CLIENT_ADDRESS_HEADER": "Forwarded",
+        "OAUTHVAULT_WEB_WORKERS": "1",
+    }
+    with web_processes(tmp_path, 1, **variables) as (address,):
+        made = oauthvault("create_key", "default", "--allow-from", "10.9.9.0/24", **variables)
+        key = made.stdout.strip()
+
+        def ask(*headers: str) -> int:
+            lines = ["GET /auth/claude/status HTTP/1.1", "Host: 127.0.0.1", *headers,
+                     f"Authorization: Bearer {key}", "Connection: close", "", ""]  # fmt: skip
+            answer = Served(address, {}).raw("\r\n".join(lines).encode())
+            return int(answer.split(b" ", 2)[1])
+
+        assert ask("Forwarded: for=10.9.9.1") == 200
+        for name in ("Forwarded", "FORWARDED", "X_Forwarded_For", "X-Forwarded-For", "_Forwarded",
+                     "Forwarded_", "HTTP_FORWARDED", "X_Real_IP"):  # fmt: skip
+            for headers in (
+                (f"{name}: for=10.9.9.1", "Forwarded: for=203.0.113.7"),
+                (f"{name}: 10.9.9.1", "Forwarded: for=203.0.113.7"),
+            ):
+                assert ask(*headers) == 401, headers

@@ -1,9 +1,14 @@
 """Guessing is slowed, and locks nobody out."""
 
+import os
+import pickle
 import secrets
 import time
+from pathlib import Path
 
 import pytest
+import redis
+from django.core.cache import cache
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
@@ -14,6 +19,7 @@ from tests.api.conftest import Answer, Caller
 from tests.conftest import MakeKey
 from tests.vault.conftest import NO_REDIS_THERE
 from tokens.models import Tenant
+from tokens.networks import address_of
 
 MALLORY, ELSEWHERE = "198.51.100.66", "203.0.113.9"
 
@@ -165,3 +171,35 @@ def test_through_redis_one_process_knows_what_the_others_have_counted(
     assert guess(ask).code == "rate_limited"
     for name in names:
         throttle._local.learn(name, 1, window=throttle._window()[0])
+
+
+class _RunsWhenUnpickled:
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (self._folder,)
+
+
+@pytest.mark.parametrize("written", ["a pickle", "another value", "no value at all"])
+def test_whoever_writes_into_redis_has_nothing_run_by_it(
+    ask: Caller, db: None, settings: Settings, tmp_path: Path, written: str
+) -> None:
+    if settings.REDIS_URL is None:
+        pytest.skip("needs Redis, which the PostgreSQL pass has")
+    made = tmp_path / "made by the pickle"
+    planted = {
+        "a pickle": pickle.dumps(_RunsWhenUnpickled(made)),
+        "another value": b'["thirty"]',
+        "no value at all": b"\xff",
+    }[written]
+    names = [name for name, _ in throttle.Showing(address_of(MALLORY)).counted_by()]
+    window = throttle._window()[0]
+    with redis.Redis.from_url(settings.REDIS_URL.reveal()) as store:
+        for number in (window, window + 1):  # The minute may end meanwhile.
+            store.set(cache.make_key(throttle._cache_key(names[0], number)), planted)
+        throttle._cache_rests_until = 0.0
+        assert guess(ask).code == "invalid_key"
+        assert throttle._cache_rests_until > 0, "it was read, and was no number"
+        throttle._cache_rests_until = 0.0
+    assert not made.exists()
