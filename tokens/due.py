@@ -117,10 +117,13 @@ def _line(now: float, *, room: int, probing: bool) -> list[tuple[int, int]]:
     ``probing``: one is wanted that can well be the circuit's probe, if there is any.
     """
     if probing:
+        # Those that have been refreshed here, and have not failed themselves, before others.
         untried = _waiting(now).filter(unanswered_presentations=0)
-        first = list(untried.values_list("tenant_id", "pk")[:1])
-        if first:
-            return first
+        proven = untried.filter(refresh_count__gt=0)
+        for probes in (proven.filter(consecutive_failures=0), proven, untried):
+            first = list(probes.values_list("tenant_id", "pk")[:1])
+            if first:
+                return first
     line = list(_waiting(now).values_list("tenant_id", "pk")[:_PAGE])
     if len(line) < _PAGE:
         return line

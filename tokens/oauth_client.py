@@ -8,10 +8,11 @@ import asyncio
 import email.utils
 import functools
 import json
+import math
 import ssl
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -35,6 +36,9 @@ _DEFAULT_RETRY_AFTER = 60.0
 ASSUMED_LIFE, LONGEST_LIFE = 300, 366 * 86_400
 # Answers of a gateway that lost sight of a request after it had passed it on.
 _WENT_THROUGH_PERHAPS = (504, 520, 524)
+# With an object that names an error in it, the word of an authorization server about one request;
+# an edge that blocks has a page of HTML, and an endpoint that moved says 404.
+_ABOUT_THE_REQUEST = (400, 401, 403, 422)
 _HOLD_WORDS = ("on hold", "suspended", "disabled", "banned", "deactivated")
 
 
@@ -48,6 +52,10 @@ class Refusal(StrEnum):
     UPSTREAM_ERROR = "upstream_error"
     UNREACHABLE = "unreachable"
     UNKNOWN = "unknown"
+
+
+# What only an authorization server says.
+_ONLY_OF_IT = (Refusal.INVALID_GRANT, Refusal.INVALID_SCOPE, Refusal.ACCOUNT_ON_HOLD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +76,15 @@ class Granted:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """No pair. ``spent_maybe``: the request left us and what became of it is not known."""
+    """No pair. ``spent_maybe``: the request left us and what became of it is not known.
+
+    ``works``: only a server that works says this; whatever it is, it is about one credential.
+    """
 
     kind: Refusal
     status: int | None = None
     retry_after: float | None = None
+    works: bool = False
 
     @property
     def spent_maybe(self) -> bool:
@@ -90,6 +102,26 @@ def refresh(refresh_token: RefreshToken, *, deadline: float) -> Granted | Refuse
     ``deadline``: seconds for the whole exchange, name look-up to last byte.
     """
     return _run(_refresh(refresh_token, deadline))
+
+
+def knock(*, deadline: float) -> Refused | None:
+    """None if the authorization server is at work; else what is there in its place.
+
+    Presents nothing: the request lacks its refresh token, and a server that works says so
+    (invalid_request, RFC 6749 section 5.2). Never raises for what the network or server does.
+    """
+    body = {"grant_type": "refresh_token", "client_id": settings.CLAUDE_OAUTH_CLIENT_ID}
+    answer = _run(_post(settings.CLAUDE_OAUTH_TOKEN_URL, {"json": body}, deadline))
+    if answer.status is None:
+        return Refused(kind=Refusal.UNREACHABLE)
+    found = _sort_refusal(answer, _json_object(answer.body))
+    if found.kind is Refusal.RATE_LIMITED:
+        return found
+    if found.works:
+        return None
+    # Nothing was presented, so nothing can have been spent.
+    down = found.kind in (Refusal.UNREACHABLE, Refusal.UNKNOWN)
+    return replace(found, kind=Refusal.UNREACHABLE if down else Refusal.UPSTREAM_ERROR)
 
 
 def revoke(token: RefreshToken | AccessToken, *, deadline: float = 5.0) -> bool | None:
@@ -122,7 +154,6 @@ class _Exchange:
     status: int | None = None
     headers: httpx.Headers | None = None
     body: bytes = b""
-    complete: bool = False
 
 
 async def _refresh(refresh_token: RefreshToken, deadline: float) -> Granted | Refused:
@@ -132,12 +163,10 @@ async def _refresh(refresh_token: RefreshToken, deadline: float) -> Granted | Re
         "client_id": settings.CLAUDE_OAUTH_CLIENT_ID,
     }
     answer = await _post(settings.CLAUDE_OAUTH_TOKEN_URL, {"json": body}, deadline)
-    if answer.status is None or not answer.complete:
-        if answer.status is not None and answer.status != 200:
-            return _sort_refusal(answer, None)
-        return Refused(
-            kind=Refusal.UNKNOWN if answer.sent else Refusal.UNREACHABLE, status=answer.status
-        )
+    if answer.status is None:
+        return Refused(kind=Refusal.UNKNOWN if answer.sent else Refusal.UNREACHABLE)
+    # An object that is whole is an answer, whatever became of the connection behind it: a pair
+    # in it is the only one there is.
     parsed = _json_object(answer.body)
     if answer.status == 200:
         granted = _granted(parsed)
@@ -176,7 +205,6 @@ async def _post(url: str, content: dict[str, Any], deadline: float) -> _Exchange
                 exchange.body += chunk
                 if len(exchange.body) > _MOST_BYTES:
                     return exchange
-            exchange.complete = True
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError):
         # What is known is in `exchange`; the message of the exception adds nothing that
         # may be shown.
@@ -216,7 +244,10 @@ def _sort_refusal(answer: _Exchange, body: dict[str, Any] | None) -> Refused:
     kind = Refusal.UPSTREAM_ERROR
     if status == 429:
         return Refused(
-            kind=Refusal.RATE_LIMITED, status=status, retry_after=_retry_after(answer.headers)
+            kind=Refusal.RATE_LIMITED,
+            status=status,
+            retry_after=_retry_after(answer.headers),
+            works=True,
         )
     if 200 <= status < 300 or status in _WENT_THROUGH_PERHAPS:
         kind = Refusal.UNKNOWN
@@ -229,7 +260,8 @@ def _sort_refusal(answer: _Exchange, body: dict[str, Any] | None) -> Refused:
             kind = Refusal.INVALID_SCOPE
         elif any(word in json.dumps(body).lower() for word in _HOLD_WORDS):
             kind = Refusal.ACCOUNT_ON_HOLD
-    return Refused(kind=kind, status=status)
+    works = kind in _ONLY_OF_IT or (status in _ABOUT_THE_REQUEST and bool(error))
+    return Refused(kind=kind, status=status, works=works)
 
 
 def _retry_after(headers: httpx.Headers | None) -> float:
@@ -261,10 +293,15 @@ def _http_date(value: str) -> float | None:
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
     try:
-        parsed = json.loads(body)
+        parsed = json.loads(body, parse_int=_bounded)
     except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def _bounded(digits: str) -> float:
+    """Python reads no number of more than 4,300 digits, and a pair would be lost over it."""
+    return int(digits) if len(digits) < 20 else math.inf
 
 
 def _whole(value: object) -> int | None:

@@ -39,7 +39,7 @@ def exchange(state: State, request: Request) -> Iterator[Reply]:
         user = state.logins.owner(token) if token else None
         state.record.enter(endpoint, user)
         if endpoint == "token":
-            state.record.count("token_calls", user)
+            state.record.count("knocks" if _presents_nothing(request) else "token_calls", user)
         fault = state.faults.take(FAULT_NAMES[endpoint], user)
         if fault is not None:
             state.record.count("faults", user)
@@ -62,6 +62,15 @@ def presented_token(request: Request) -> str | None:
         return None
     token = asked.get("refresh_token") or asked.get("token")
     return token if isinstance(token, str) else None
+
+
+def _presents_nothing(request: Request) -> bool:
+    """A request that is right but for the refresh token, which it lacks."""
+    try:
+        asked = request.json()
+    except Malformed:
+        return False
+    return "grant_type" in asked and "refresh_token" not in asked
 
 
 def note_unread(state: State, *, method: str, path: str) -> None:

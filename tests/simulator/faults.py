@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from .wire import EDGE_BLOCK, Reply, api_error_body
 
-Kind = Literal["answer", "pass", "close", "close_before_reading", "trickle", "cut_short"]
+Kind = Literal["answer", "pass", "close", "close_before_reading", "trickle", "cut_short", "no_end"]
 On = Literal["token", "revoke", "messages", "any"]
 
 
@@ -22,6 +22,7 @@ class Fault:
               close_before_reading: reset the connection with the request still unread
               trickle: the real answer after `seconds` of one blank byte every 50 ms
               cut_short: the real headers, half of the real body, then close
+              no_end: the real headers and all of the body, of which more was promised
     rotates   answer, close: whether the server does the work all the same
     delay     seconds to wait before the work is done; delay_after: after it
     """
@@ -59,7 +60,7 @@ class Fault:
 
     @property
     def does_the_work(self) -> bool:
-        return self.rotates or self.kind in ("pass", "trickle", "cut_short")
+        return self.rotates or self.kind in ("pass", "trickle", "cut_short", "no_end")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,6 +75,8 @@ class Fault:
             return replace(real, delivery="trickle", seconds=self.seconds)
         if self.kind == "cut_short":
             return replace(real, delivery="cut_short")
+        if self.kind == "no_end":
+            return replace(real, delivery="no_end")
         return self._amended(real)
 
     def _own_answer(self, now: float) -> Reply:
@@ -150,6 +153,7 @@ NAMED: Mapping[str, Fault] = {
     "close_before_reading": Fault(kind="close_before_reading"),
     "lose_answer": Fault(kind="close", rotates=True),
     "cut_short": Fault(kind="cut_short"),
+    "no_end": Fault(kind="no_end"),
     "slow": Fault(kind="pass", delay=1.0),
     "hang": Fault(kind="close", delay=60.0),
     "hang_after_rotation": Fault(kind="close", rotates=True, delay_after=60.0),

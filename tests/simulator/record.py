@@ -12,7 +12,8 @@ KEPT_REQUESTS = 10_000
 
 @dataclass
 class Counts:
-    token_calls: int = 0  # requests to the token endpoint, whatever came of them
+    token_calls: int = 0  # requests to the token endpoint, whatever came of them, but for
+    knocks: int = 0  # those that present nothing
     refreshed: int = 0  # rotations done, answered or not
     reuse: int = 0  # spent refresh tokens presented
     invalid: int = 0  # unknown, dead or outlived refresh tokens presented

@@ -210,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.state.closing.is_set():
                 self.close_connection = True
                 return
-        if not plain and reply.delivery != "cut_short":
+        if not plain and reply.delivery not in ("cut_short", "no_end"):
             self.wfile.write(b"0\r\n\r\n")
 
     def _pieces(self, reply: Reply) -> list[tuple[bytes, float]]:
@@ -237,7 +237,8 @@ class _Handler(BaseHTTPRequestHandler):
         if chunked:
             headers["Transfer-Encoding"] = "chunked"
         elif not plain:
-            headers["Content-Length"] = str(len(reply.body))
+            more = 1 if reply.delivery == "no_end" else 0
+            headers["Content-Length"] = str(len(reply.body) + more)
         if self.close_connection and reply.delivery == "whole":
             headers["Connection"] = "close"
         lines = [f"HTTP/1.1 {reply.status} {phrase}"]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 Endpoint = Literal["token", "revoke", "messages", "count_tokens"]
-Delivery = Literal["whole", "trickle", "cut_short", "none"]
+Delivery = Literal["whole", "trickle", "cut_short", "no_end", "none"]
 
 ROUTES: Mapping[str, Endpoint] = {
     "/v1/oauth/token": "token",

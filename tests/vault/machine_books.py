@@ -136,7 +136,8 @@ class Books:
             if not request.path.endswith("/oauth/token"):
                 continue
             if request.token is None:
-                self.unread += 1
+                # With a body it was a knock, which presents nothing.
+                self.unread += request.body is None
             else:
                 found.append(self._presentation(request, request.at - ahead + offset))
         return found

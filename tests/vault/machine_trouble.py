@@ -122,6 +122,7 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("amend", {"omit": ["expires_in", "scope"]}),
     ("lose_answer", {}),
     ("cut_short", {}),
+    ("no_end", {}),
     ("slow", {"delay": 0.01}),
     ("trickle", {"seconds": 0.05}),
 ]

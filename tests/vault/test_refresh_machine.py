@@ -475,7 +475,10 @@ class RefreshMachine(RuleBasedStateMachine):
             self.refresh_row(row)
         self.simulator.state.faults.take("token", None, unread=True)
         self.read_the_books()
-        if self.books.unread > unread:
+        # Nobody has read it: which of the vault's requests it was, a knock or what follows on
+        # one, only the vault can say.
+        attempt = RefreshAttempt.objects.filter(credential_id=row.credential.pk).first()
+        if self.books.unread > unread and attempt is not None and attempt.tries:
             assert row.refresh_token is not None
             self.note(Presentation(row.refresh_token, Said.NOTHING, self.now(), known=True))
 

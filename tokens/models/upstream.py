@@ -16,8 +16,9 @@ class Upstream(models.Model):
     rate_limited_until = models.FloatField(default=0)
     circuit_open_until = models.FloatField(default=0)
     consecutive_failures = models.PositiveIntegerField(default=0)
-    # Whose refreshes failed since the last answer. One or two credentials that the server
-    # chokes on are not a server that is down: each is counted once.
+    # Whose refreshes failed since the last answer: a credential's id, or "tenant 7" for all
+    # that it has and that were never refreshed here. One or two that the server chokes on
+    # are not a server that is down: each is counted once.
     failed_credentials = models.JSONField(default=list)
 
     def __str__(self) -> str:

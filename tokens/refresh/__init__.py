@@ -75,12 +75,17 @@ def claim_refresh(
         return claim_credential(tenant_id, credential_id, cause, actor, generation)
 
 
-def carry_out(claim: Claim) -> Outcome:
-    """The second half: ask and save. How it ended."""
+def carry_out(claim: Claim) -> Outcome | None:
+    """The second half: ask and save. How it ended; None if nothing was sent, because this
+    process was stopped until it was too late: the claim is given back."""
     # The exchange may take half a minute; a pool of connections must not wait with it.
     connection.close()
     began = time.monotonic()
-    answer, tries = present(claim)
+    presented = present(claim)
+    if presented is None:
+        withdraw(claim)
+        return None
+    answer, tries = presented
     latency_ms = int((time.monotonic() - began) * 1000)
     outcome = save_answer(claim, answer, tries=tries, latency_ms=latency_ms)
     if outcome is Outcome.NOT_SAVED:

@@ -1,5 +1,6 @@
 """Claim: the right to present a refresh token, given to one at a time, and marked durably."""
 
+import functools
 import logging
 import time
 import uuid
@@ -36,7 +37,7 @@ REJECTION_FLOOR = 10.0
 # so many seconds before no further new one is presented; and how many rows that is read from.
 _FLOOD, _FLOOD_OF_ONE, _FLOOD_WINDOW = 50, 10, 600.0
 _LOOKED_AT = 1000
-_REFUSED_LOGINS = (Outcome.INVALID_GRANT, Outcome.INVALID_SCOPE)
+_REFUSED_LOGINS = (Outcome.INVALID_GRANT, Outcome.INVALID_SCOPE, Outcome.UPSTREAM_ERROR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class Claim:
     """The right to present one refresh token once, until the lease ends.
 
     ``generation`` is the one presented. ``claimed_at``: Unix seconds by the database's
-    clock, and ``claimed_monotonic`` the same moment by this process's.
+    clock, and ``claimed_monotonic`` the same moment by this process's. ``unanswered_since``:
+    when the presentation was that has no answer yet, if there is one.
     """
 
     credential: OAuthCredential
@@ -58,6 +60,12 @@ class Claim:
     claimed_at: float
     claimed_monotonic: float
     is_probe: bool = False
+    unanswered_since: float | None = None
+
+    @property
+    def is_last_chance(self) -> bool:
+        """Whether the refresh token was presented once without an answer."""
+        return self.unanswered_since is not None
 
     def moment(self) -> float:
         """Unix seconds by the database's clock, without asking a database that may be away."""
@@ -85,7 +93,9 @@ def claim_credential(
     if credential.lease_in_force(now=now):
         return None
     last_chance = credential.unanswered_presentations > 0
-    gate.refuse_while_closed(now=now, last_chance=last_chance)
+    unanswered_since = _unanswered_since(credential, now) if last_chance else None
+    good_probe = functools.partial(_makes_a_good_probe, credential)
+    gate.refuse_while_closed(now=now, good_probe=good_probe)
     refuse_a_flood(credential, now=now)
     least_epoch = epoch.verify(now=now)
     vault_id = epoch.vault_id()
@@ -154,7 +164,7 @@ def claim_credential(
                 started_at=now,
             )
             # After the row, as everywhere: two that lock both must not cross.
-            is_probe = gate.enter(now=now, last_chance=last_chance)
+            is_probe = gate.enter(now=now, good_probe=good_probe)
             risen = epoch.rise(least=least_epoch)
     except DatabaseError:
         connection.close()
@@ -174,6 +184,7 @@ def claim_credential(
         claimed_at=now,
         claimed_monotonic=claimed_monotonic,
         is_probe=is_probe,
+        unanswered_since=unanswered_since,
     )
 
 
@@ -225,18 +236,43 @@ def refuse_a_flood(credential: OAuthCredential, *, now: float) -> None:
     )
     if refused[credential.pk] < _FLOOD_OF_ONE and len(refused) <= _FLOOD:
         return
-    proven = RefreshAttempt.objects.filter(
-        tenant_id=credential.tenant_id,
-        credential=credential,
-        generation=credential.generation - 1,
-        outcome=Outcome.REFRESHED,
-    )
-    if not proven.exists():
+    if not is_proven(credential):
         raise RateLimited(
             "Very many new logins of this user or tenant were refused by the authorization "
             "server within ten minutes; this one is tried when they are past.",
             retry_after=60.0,
         )
+
+
+def is_proven(credential: OAuthCredential) -> bool:
+    """Whether a refresh of ours brought the pair that is held: then it is not made up."""
+    return RefreshAttempt.objects.filter(
+        tenant_id=credential.tenant_id,
+        credential=credential,
+        generation=credential.generation - 1,
+        outcome=Outcome.REFRESHED,
+    ).exists()
+
+
+def _makes_a_good_probe(credential: OAuthCredential) -> bool:
+    """Not one whose next presentation is its last; nor one that may be made up, and would be
+    what keeps the door closed for everybody."""
+    return credential.unanswered_presentations == 0 and is_proven(credential)
+
+
+def _unanswered_since(credential: OAuthCredential, now: float) -> float:
+    first = (
+        RefreshAttempt.objects.filter(
+            tenant_id=credential.tenant_id,
+            credential=credential,
+            generation=credential.generation,
+            outcome__in=(Outcome.IN_FLIGHT, Outcome.UNKNOWN),
+        )
+        .order_by("started_at")
+        .values_list("started_at", flat=True)
+        .first()
+    )
+    return min(now, first) if first is not None else now
 
 
 def refuse_second_forced_refresh(credential: OAuthCredential, *, now: float) -> None:

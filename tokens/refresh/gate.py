@@ -3,11 +3,15 @@
 A 429 closes it until the time that the server named. Too many refreshes in a row that
 found the server down open the circuit: nothing is sent for a while, and then one refresh,
 the probe, tries for all of them. What counts as down says nothing about a credential.
+
+The door is everybody's, so nobody may hold it closed with logins of their own making: what
+was never refreshed here counts once for its tenant, and is the last to be the probe.
 """
 
 import logging
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +30,9 @@ _CALM: dict[str, Any] = {
 }  # fmt: skip
 # Seconds for which it stays open: doubled with each probe that fails, up to the longest.
 _OPEN_UNIT, _OPEN_LONGEST = 15.0, 300.0
-# Seconds by which a token that was sent once without an answer waits longer than others to
-# be the probe: its second presentation is its last.
-_LAST_CHANCE_LATER = 60.0
+# Seconds by which others wait longer than a good probe: a token that was sent once without an
+# answer (its second presentation is its last), and one that was never refreshed here.
+_POOR_PROBE_LATER = 60.0
 # Seconds after the end of a 429 in which the number of refreshes at once grows again.
 _SLOW_START = 20.0
 # Seconds. No 429 closes the door for longer, whoever says so.
@@ -70,17 +74,17 @@ def look(*, now: float) -> Door:
     )
 
 
-def refuse_while_closed(*, now: float, last_chance: bool) -> None:
+def refuse_while_closed(*, now: float, good_probe: Callable[[], bool] = lambda: True) -> None:
     """UpstreamRateLimited or UpstreamUnavailable while nothing may be sent.
 
-    ``last_chance``: the refresh token was presented once without an answer.
+    ``good_probe``: whether the credential would make one; asked only if the circuit is open.
     """
     row = _row()
     if row is not None:
-        _refuse(row, now=now, last_chance=last_chance)
+        _refuse(row, now=now, good_probe=good_probe)
 
 
-def enter(*, now: float, last_chance: bool) -> bool:
+def enter(*, now: float, good_probe: Callable[[], bool]) -> bool:
     """Go through the door, as part of the claim's transaction; whether this is the probe.
 
     Raises as `refuse_while_closed`. With an open circuit whose time is past, one claim
@@ -89,7 +93,7 @@ def enter(*, now: float, last_chance: bool) -> bool:
     row = _row()
     if row is None:
         return False
-    _refuse(row, now=now, last_chance=last_chance)
+    _refuse(row, now=now, good_probe=good_probe)
     if row.circuit_open_until <= 0:
         return False
     taken = Upstream.objects.filter(pk=row.pk, circuit_open_until=row.circuit_open_until).update(
@@ -129,17 +133,20 @@ def reopen() -> None:
     )
 
 
-def note_failure(*, credential_id: int, was_probe: bool, now: float) -> None:
-    """The server was not reached, fell over, or answered nonsense."""
+def note_failure(*, of: int | str, was_probe: bool, now: float) -> None:
+    """The server was not reached, fell over, or answered nonsense.
+
+    ``of``: whose failure that is. Each is counted once.
+    """
     row, _ = Upstream.objects.get_or_create(token_url=settings.CLAUDE_OAUTH_TOKEN_URL)
     row = Upstream.objects.select_for_update().get(pk=row.pk)
     if row.circuit_open_until > 0 and not was_probe:
         # It began before the circuit opened, and says nothing new.
         return
-    if not was_probe and credential_id in row.failed_credentials:
+    if not was_probe and of in row.failed_credentials:
         return
     row.consecutive_failures += 1
-    row.failed_credentials = [*row.failed_credentials, credential_id][-FAILURES_ALLOWED:]
+    row.failed_credentials = [*row.failed_credentials, of][-FAILURES_ALLOWED:]
     opens = row.consecutive_failures >= FAILURES_ALLOWED
     if opens and row.circuit_open_until <= 0:
         logger.warning(
@@ -157,14 +164,17 @@ def _row() -> Upstream | None:
     return Upstream.objects.filter(token_url=settings.CLAUDE_OAUTH_TOKEN_URL).first()
 
 
-def _refuse(row: Upstream, *, now: float, last_chance: bool) -> None:
+def _refuse(row: Upstream, *, now: float, good_probe: Callable[[], bool]) -> None:
     if row.rate_limited_until > now:
         raise UpstreamRateLimited(
             "Failed to refresh token: the authorization server asks everybody to wait.",
-            retry_after=row.rate_limited_until - now,
+            # Not all of them in the moment in which it ends.
+            retry_after=row.rate_limited_until - now + random.uniform(0, 2),  # noqa: S311
         )
     if row.circuit_open_until > 0:
-        opens = row.circuit_open_until + (_LAST_CHANCE_LATER if last_chance else 0.0)
+        opens = row.circuit_open_until
+        if opens <= now and not good_probe():
+            opens += _POOR_PROBE_LATER
         if opens > now:
             raise _unavailable(opens - now)
 

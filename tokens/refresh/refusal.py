@@ -12,7 +12,7 @@ from tokens.models import OAuthCredential, Outcome, Problem, RefreshAttempt, Sta
 from tokens.oauth_client import Refusal, Refused
 from tokens.refresh import gate
 from tokens.refresh.attempt import clear_lease, end_attempt, is_of_nobody, locked, settled
-from tokens.refresh.claim import Claim
+from tokens.refresh.claim import Claim, is_proven
 from tokens.refresh.schedule import back_off, second_look
 
 logger = logging.getLogger(__name__)
@@ -25,16 +25,6 @@ _PROBLEM = {
     Refusal.UNREACHABLE: Problem.UPSTREAM_UNAVAILABLE,
     Refusal.UNKNOWN: Problem.NO_ANSWER,
 }
-
-
-# What only a server that works says. Everything else is its being down, or something in
-# front of it.
-_ANSWERS = (
-    Refusal.INVALID_GRANT,
-    Refusal.INVALID_SCOPE,
-    Refusal.ACCOUNT_ON_HOLD,
-    Refusal.RATE_LIMITED,
-)
 
 
 def save_refused(
@@ -72,10 +62,10 @@ def save_refused(
             gate.close_for((answer.retry_after or 0.0) - (now - answered_at), now=now)
         if now - answered_at > settings.REFRESH_LEASE:
             pass  # From the spool: how the server was then says nothing of how it is now.
-        elif answer.kind in _ANSWERS:
+        elif answer.works:
             gate.note_answer()
         else:
-            gate.note_failure(credential_id=claim.credential.pk, was_probe=claim.is_probe, now=now)
+            gate.note_failure(of=_counted_as(claim), was_probe=claim.is_probe, now=now)
     # Not before it is committed: what is rolled back is saved, and said, the next time.
     if ended is not None:
         ended.tenant = tenant
@@ -83,11 +73,19 @@ def save_refused(
     return outcome
 
 
+def _counted_as(claim: Claim) -> int | str:
+    """Whose failure it is. Whoever may import has any number of made-up logins fail; all that
+    were never refreshed here count as one for their tenant."""
+    if is_proven(claim.credential):
+        return claim.credential.pk
+    return f"tenant {claim.credential.tenant_id}"
+
+
 def _note_refusal(
     current: OAuthCredential, claim: Claim, answer: Refused, tries: int, now: float
 ) -> bool:
     """Whether the login has ended by it."""
-    if current.lease_id != claim.lease_id:
+    if current.lease_id != claim.lease_id and not _is_the_only_open_one(current, answer):
         # Another one has claimed it since, and decides. All that is known here is whether
         # this one presentation was answered.
         definite = not answer.spent_maybe and answer.kind is not Refusal.INVALID_GRANT
@@ -121,6 +119,20 @@ def _note_refusal(
         current.refresh_due_at = due
     current.save()
     return False
+
+
+def _is_the_only_open_one(current: OAuthCredential, answer: Refused) -> bool:
+    """Whether an `invalid_grant` that comes after its lease is believed all the same.
+
+    Who claimed in between has had a definite answer and given the lease back: of all
+    presentations this one alone was without an answer, and this is it. To go on would be to
+    present a token that is known to be dead.
+    """
+    return (
+        answer.kind is Refusal.INVALID_GRANT
+        and current.lease_id is None
+        and current.unanswered_presentations == 1
+    )
 
 
 def _diagnose(
