@@ -9,6 +9,7 @@ import re
 
 from django.conf import settings
 from django.http import HttpRequest
+from django.http.request import split_domain_port
 
 from tokens.networks import Address, address_of, lies_in
 
@@ -17,6 +18,14 @@ HEADERS = (X_FORWARDED_FOR, X_REAL_IP, FORWARDED)
 
 # An address with a port behind it: 192.0.2.1:4711, [2001:db8::1]:4711, [2001:db8::1].
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
+
+# Names of headers that proxies, load balancers and their networks put in, and programs that
+# call by themselves do not.
+_SIGN_OF_A_PROXY = re.compile(
+    r"(x-)?forwarded(-.*)?|via|x-real-ip|.*(client|connecting|cluster|user|remote)-(ip|addr)"
+    r"|x-original-.*|(x-)?proxy.*|cf-.*|cdn-.*|x-(envoy|amzn?|azure|arr|appengine|nginx)-.*",
+    re.IGNORECASE,
+)
 
 
 def client_address(request: HttpRequest) -> Address | None:
@@ -41,6 +50,29 @@ def client_address(request: HttpRequest) -> Address | None:
         if client is None or not lies_in(client, proxies):
             break
     return client
+
+
+def is_local_caller(request: HttpRequest) -> bool:
+    """Whether a program on this machine asks, by itself and by an address of this machine.
+
+    A proxy on this machine is one too, and asks for the whole world. So none of
+    OAUTHVAULT_TRUSTED_PROXIES is a local caller, nor whoever sends a header that proxies send,
+    nor who came by another name. A proxy that was not named and adds nothing cannot be told.
+    """
+    peer = address_of(request.META.get("REMOTE_ADDR", ""))
+    return (
+        peer is not None
+        and peer.is_loopback
+        and not lies_in(peer, settings.OAUTHVAULT_TRUSTED_PROXIES)
+        and not any(_SIGN_OF_A_PROXY.fullmatch(name) for name in request.headers)
+        and _is_name_of_this_machine(request.get_host())
+    )
+
+
+def _is_name_of_this_machine(host: str) -> bool:
+    name, _ = split_domain_port(host)
+    address = address_of(name.strip("[]"))
+    return name == "localhost" or (address is not None and address.is_loopback)
 
 
 def _named(hop: str) -> str:

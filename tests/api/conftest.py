@@ -72,6 +72,8 @@ class Caller:
         if json is not None:
             body = _dump(json)
         where = path if path.startswith("/") else f"/auth/claude/{path}"
+        # As a program on this machine would call it.
+        environ.setdefault("SERVER_NAME", "127.0.0.1")
         client = Client(raise_request_exception=False)
         client.handler = self._handler
         response = client.generic(method, where, body, content_type, headers=given, **environ)

@@ -119,7 +119,9 @@ def test_no_header_makes_anybody_a_local_caller_of_the_metrics(
             answer = ask("GET", "/metrics", headers={header: told}, REMOTE_ADDR=peer)
             assert answer.status == 401
     assert ask("GET", "/metrics", REMOTE_ADDR=PROXY).status == 401
-    assert ask("GET", "/metrics", REMOTE_ADDR="127.0.0.1").response.status_code == 200
+    assert ask("GET", "/metrics", REMOTE_ADDR="127.0.0.1").status == 401, "it is a proxy"
+    settings.OAUTHVAULT_TRUSTED_PROXIES = ["10.0.0.1/32"]
+    assert ask("GET", "/metrics", REMOTE_ADDR="127.0.0.1").status == 200
 
 
 def test_the_address_is_noted_beside_the_name_of_the_request(
