@@ -25,7 +25,7 @@ class BearerKeyAuthentication(BaseAuthentication):
     """
 
     def authenticate(self, request: Request) -> tuple[None, Caller] | None:
-        text = _bearer(request._request)
+        text = shown_bearer(request._request)
         if text is None:
             raise InvalidKey
         address, digest = client_address(request._request), digest_of(text)
@@ -54,7 +54,7 @@ class KeyIfShown(BearerKeyAuthentication):
         return super().authenticate(request)
 
 
-def _bearer(request: HttpRequest) -> str | None:
+def shown_bearer(request: HttpRequest) -> str | None:
     """What is shown as a bearer; None: nothing is. Whoever shows no key guesses none."""
     scheme, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     return text.strip() or None if scheme.lower() == "bearer" else None

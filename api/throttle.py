@@ -10,6 +10,10 @@ stranger behind the same proxy, or one who knows its first characters, could loc
 out. The digests of the living keys are remembered for that, by each process that has
 somebody to slow (`_Known`); they are keyed hashes, and only what has one is looked up.
 
+Failed sign-ins to the dashboard are counted by their address as well, and by nothing else:
+whoever knows an operator's name must not be able to keep that operator out. A password can be
+guessed, so here the right one waits too.
+
 Counted in Redis where there is one, for all processes together; else, or while Redis is
 away, by each process for itself.
 """
@@ -34,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 # Failures in one window (settings.FAILED_KEYS_WINDOW), from one address and on one prefix.
 MOST_FROM_ADDRESS, MOST_ON_PREFIX = 30, 100
+# Sign-ins that fail in one window, from one address, and that the audit trail is told of in all.
+MOST_SIGN_INS, MOST_SIGN_INS_WRITTEN = 10, 200
 # What this process remembers at most: counts, keys it has seen to be good, digests.
 _MOST_COUNTS, _MOST_GOOD, _MOST_KNOWN = 10_000, 20_000, 100_000
 # Seconds between two looks for keys that are new, and how far back each of them reaches: of
@@ -69,7 +75,7 @@ def refuse_guess(showing: Showing) -> None:
     digest = showing.digest
     if digest is not None and _good.has(digest):
         return
-    wait = _seconds_left(showing)
+    wait = _seconds_left(showing.counted_by())
     if wait and not (digest is not None and _known.may_be(digest)):
         raise _later(wait)
 
@@ -77,7 +83,7 @@ def refuse_guess(showing: Showing) -> None:
 def note_failure(showing: Showing) -> None:
     """An authentication failed. RateLimited where failures are no longer told one by one: the
     answer must not say that this key is at least one that there is."""
-    wait = _seconds_left(showing)
+    wait = _seconds_left(showing.counted_by())
     if showing.digest is not None:
         _good.drop(showing.digest)
     for name, most in showing.counted_by():
@@ -98,6 +104,33 @@ def note_good(digest: str) -> None:
     _good.add(digest)
 
 
+def refuse_sign_in(address: Address | None) -> None:
+    """RateLimited if too many sign-ins from here have failed."""
+    if wait := _seconds_left([_sign_ins_from(address)]):
+        raise RateLimited(
+            "Too many sign-ins from your address have failed. Wait a minute, and try again.",
+            retry_after=wait,
+        )
+
+
+def note_failed_sign_in(address: Address | None) -> bool:
+    """A sign-in failed. Whether it is to be written down: a flood, from however many addresses,
+    must not fill the disk."""
+    name, most = _sign_ins_from(address)
+    if _count(name) == most:
+        logger.warning(
+            "%d failed within a minute, of %s: further ones are refused for the rest of it",
+            most,
+            name,
+        )
+    written = _count("sign-ins written down")
+    if written == MOST_SIGN_INS_WRITTEN:
+        logger.warning(
+            "%d sign-ins failed within a minute: no more of them are written down", written
+        )
+    return written <= MOST_SIGN_INS_WRITTEN
+
+
 def forget() -> None:
     """Take back what this process has counted, and all that it knows (another database)."""
     window, names = _local.forget()
@@ -110,6 +143,10 @@ def forget() -> None:
 
 def _later(wait: float) -> RateLimited:
     return RateLimited("Too many keys that are not good were shown.", retry_after=wait)
+
+
+def _sign_ins_from(address: Address | None) -> tuple[str, int]:
+    return f"sign-ins from {_neighbourhood(address)}", MOST_SIGN_INS
 
 
 def _neighbourhood(address: Address | None) -> str:
@@ -166,10 +203,10 @@ _local = _Counts()
 _cache_rests_until = 0.0
 
 
-def _seconds_left(showing: Showing) -> float:
-    """Until when keys that nobody has are refused; 0: they are looked up."""
+def _seconds_left(names: list[tuple[str, int]]) -> float:
+    """Until when what is counted by these names, each up to its number, is refused; 0: it is
+    not."""
     window, left = _window()
-    names = showing.counted_by()
     if any(_local.of(name, window=window) >= most for name, most in names):
         return left
     counts = _shared([name for name, _ in names], window)

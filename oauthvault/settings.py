@@ -211,6 +211,13 @@ if OAUTHVAULT_SERVICE_KEY is not None and not re.fullmatch(
 OAUTHVAULT_METRICS_TOKEN = (
     Secret(_value) if (_value := env.secret("OAUTHVAULT_METRICS_TOKEN")) else None
 )
+if OAUTHVAULT_METRICS_TOKEN is not None and not re.fullmatch(
+    r"[!-~]{16,}", OAUTHVAULT_METRICS_TOKEN.reveal()
+):
+    raise env.ConfigurationError(
+        "OAUTHVAULT_METRICS_TOKEN must be at least 16 characters of ASCII without blanks, as "
+        "`openssl rand -hex 32` prints them"
+    )
 OAUTHVAULT_PUBLIC_STATS = env.boolean("OAUTHVAULT_PUBLIC_STATS", True)
 
 # --- Web -------------------------------------------------------------------------------

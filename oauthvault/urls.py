@@ -4,8 +4,12 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from api.sign_in import sign_in
+
 urlpatterns = [
     path("", include("api.urls")),
+    # Before the dashboard's own address of the same name.
+    path("admin/login/", sign_in),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

@@ -14,14 +14,15 @@ from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from api import answers, health, openapi, serializers
-from api.authentication import KeyIfShown
+from api import answers, health, openapi, serializers, throttle
+from api.authentication import KeyIfShown, shown_bearer
 from api.callers import Caller
 from api.errors import InvalidKey
 from api.keys import Scope
 from api.permissions import HasScopeIfKeyShown
+from api.throttle import Showing
 from api.views.base import KeylessView, VaultView
-from oauthvault.client_address import is_local_caller
+from oauthvault.client_address import client_address, is_local_caller
 from tokens import clock, isolation, metrics
 from tokens.models import DEFAULT_TENANT, Tenant
 from tokens.statistics import statistics_for
@@ -116,26 +117,32 @@ class MetricsView(KeylessView):
         auth=[],
         responses={
             (200, "text/plain"): OpenApiTypes.STR,
-            **openapi.refusals("invalid_key"),
+            **openapi.refusals("invalid_key", "rate_limited"),
         },
     )
     def get(self, request: Request) -> HttpResponse:
-        if not _may_scrape(request._request):
-            raise InvalidKey
+        _refuse_strangers(request._request)
         return HttpResponse(
             prometheus_client.generate_latest(_of_processes()) + metrics.exposition(),
             content_type=metrics.CONTENT_TYPE,
         )
 
 
-def _may_scrape(request: HttpRequest) -> bool:
+def _refuse_strangers(request: HttpRequest) -> None:
+    """InvalidKey for who may not scrape; RateLimited after too many tokens that are not it."""
     token = settings.OAUTHVAULT_METRICS_TOKEN
-    if token is not None:
-        scheme, _, shown = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(
-            shown.strip().encode(), token.reveal().encode()
-        )
-    return is_local_caller(request)
+    if token is None:
+        if not is_local_caller(request):
+            raise InvalidKey
+        return
+    shown = shown_bearer(request)
+    if shown is None:
+        raise InvalidKey
+    if not hmac.compare_digest(shown.encode(), token.reveal().encode()):
+        showing = Showing(client_address(request))
+        throttle.refuse_guess(showing)
+        throttle.note_failure(showing)
+        raise InvalidKey
 
 
 def _of_processes() -> prometheus_client.CollectorRegistry:

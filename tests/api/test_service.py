@@ -408,11 +408,11 @@ def test_without_a_token_only_direct_callers_of_the_loopback_may_scrape(
 
 
 def test_with_a_token_it_must_be_shown_from_everywhere(ask: Caller, settings: Settings) -> None:
-    settings.OAUTHVAULT_METRICS_TOKEN = Secret("a metrics token")
+    settings.OAUTHVAULT_METRICS_TOKEN = Secret("token-for-metrics")
     assert ask("GET", "/metrics").status == 401
     assert ask("GET", "/metrics", key="another").status == 401
     assert ask("GET", "/metrics", key="ünïcødé".encode().decode("latin-1")).status == 401
-    assert ask("GET", "/metrics", key="a metrics token", REMOTE_ADDR="10.0.0.1").status == 200
+    assert ask("GET", "/metrics", key="token-for-metrics", REMOTE_ADDR="10.0.0.1").status == 200
 
 
 # --- schema ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tests.conftest import MakeKey
 from tests.vault.conftest import NO_REDIS_THERE
 from tokens.models import Tenant
 from tokens.networks import address_of
+from tokens.secret import Secret
 
 MALLORY, ELSEWHERE = "198.51.100.66", "203.0.113.9"
 
@@ -116,6 +117,25 @@ def test_a_key_that_was_good_is_refused_once_it_is_revoked(ask: Caller, acme_key
     assert row is not None
     revoke_key(key=row, actor="test", now=time.time())
     assert guess(ask, acme_key).code == "rate_limited"
+
+
+def test_whoever_guesses_the_token_of_the_metrics_is_slowed_and_the_right_one_is_answered(
+    ask: Caller, db: None, settings: Settings
+) -> None:
+    right = "token-for-metrics"
+    settings.OAUTHVAULT_METRICS_TOKEN = Secret(right)
+
+    def scrape(key: str | None, address: str = MALLORY) -> Answer:
+        return ask("GET", "/metrics", key=key, REMOTE_ADDR=address)
+
+    for _ in range(throttle.MOST_FROM_ADDRESS):
+        assert scrape("wrong").code == "invalid_key"
+        assert scrape(None).code == "invalid_key", "no guess"
+    slowed = scrape("wrong")
+    assert (slowed.status, slowed.code) == (429, "rate_limited")
+    assert int(slowed.headers["Retry-After"]) > 0
+    assert scrape(right).status == 200
+    assert scrape("wrong", ELSEWHERE).code == "invalid_key"
 
 
 def test_a_whole_line_of_ipv6_addresses_is_one_neighbour(ask: Caller, db: None) -> None:

@@ -57,6 +57,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         ({"DATABASE_URL": "mysql://me:canary@host/db"}, "DATABASE_URL"),
         ({"REDIS_URL": "http://:canary@host"}, "REDIS_URL"),
         ({"OAUTHVAULT_SERVICE_KEY": "ovs_canary"}, "OAUTHVAULT_SERVICE_KEY"),
+        ({"OAUTHVAULT_METRICS_TOKEN": "canary-of-15-ch"}, "OAUTHVAULT_METRICS_TOKEN"),
+        ({"OAUTHVAULT_METRICS_TOKEN": "canary with blanks in it"}, "OAUTHVAULT_METRICS_TOKEN"),
         ({"OAUTHVAULT_DATA_DIR": "/dev/null/x"}, "OAUTHVAULT_DATA_DIR"),
         ({"OAUTHVAULT_TRUSTED_PROXIES": "10.0.0.1/8"}, "OAUTHVAULT_TRUSTED_PROXIES"),
         ({"OAUTHVAULT_TRUSTED_PROXIES": "nginx"}, "OAUTHVAULT_TRUSTED_PROXIES"),

@@ -169,6 +169,7 @@ def test_a_new_thread_is_at_work_for_nobody(acme: Tenant) -> None:
 # Who may say that they are at work for every tenant, and why.
 FOR_EVERYBODY = {
     "api/health.py": "whether anything is stored at all",
+    "api/sign_in.py": "writes down who failed to sign in, which concerns no tenant",
     "api/throttle.py": "eight bytes of the digest of every living key",
     "api/usage.py": "writes when keys were last used",
     "api/views/service.py": "finds the tenant of the public statistics",

@@ -77,6 +77,7 @@ class ActionFilter(DropdownFilter):
             ("resume_tenant", gettext_lazy("resume tenant")),
             ("reanchor_audit", gettext_lazy("reanchor audit trail")),
             ("delete_tenant", gettext_lazy("delete tenant")),
+            ("sign_in", gettext_lazy("failed sign-in")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
