@@ -1,7 +1,6 @@
 """Request bodies: bounded before anything reads them, and parsed strictly."""
 
 import io
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any
@@ -13,6 +12,7 @@ from rest_framework.request import Request
 
 from api.errors import BodyTooLarge, InvalidJson, InvalidRequest, TooManyBodies
 from api.problems import unread
+from tokens import strict_json
 from tokens.credential_file import shown_name
 from tokens.errors import VaultError
 
@@ -23,7 +23,8 @@ _PATIENCE = 0.25
 
 
 class StrictJSONParser(JSONParser):
-    """JSON as RFC 8259 has it. InvalidJson for anything else, never with a part of it."""
+    """JSON as RFC 8259 has it, and no name twice in one object. InvalidJson for anything else,
+    never with a part of it but such a name."""
 
     def parse(
         self,
@@ -32,7 +33,9 @@ class StrictJSONParser(JSONParser):
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
         try:
-            return json.loads(stream.read().decode("utf-8"), parse_constant=_refuse_constant)
+            return strict_json.loads(stream.read().decode("utf-8"))
+        except strict_json.GivenTwice as refusal:
+            raise InvalidJson(f"In the body {refusal}.") from None
         except RecursionError:
             raise InvalidJson("The body is nested too deeply.") from None
         except ValueError:
@@ -114,7 +117,3 @@ def _read(stream: IO[bytes], most: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

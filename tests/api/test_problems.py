@@ -58,6 +58,26 @@ def test_what_is_no_json_is_refused_and_not_repeated(
         assert "canary" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [(b'{"accessToken": "one", "expiresAt": 1, "accessToken": "two"}', "accessToken"),
+     (b'{"generation": 1, "generation": 1}', "generation"),
+     (b'{"claudeAiOauth": {"scopes": [], "scopes": []}}', "scopes"),
+     (b'[{"a": 1, "\\u0061": 2}]', "a"),
+     (b'{"sk-ant-oat01-canary0000": 1, "sk-ant-oat01-canary0000": 2}', "(unnamed)")],
+    ids=lambda value: repr(value[:24]),
+)  # fmt: skip
+def test_a_name_that_is_given_twice_is_refused(
+    ask: Caller, acme_key: str, body: bytes, named: str
+) -> None:
+    """Of two values one would be taken in silence, and another reader might take the other."""
+    for method, path in (("PUT", "token"), ("POST", "token/rejected"), ("POST", "refresh")):
+        answer = ask(method, path, key=acme_key, user="alice", body=body)
+        assert (answer.status, answer.code) == (400, "invalid_json")
+        assert f"{named} is given twice" in answer.json["detail"]
+        assert "canary" not in answer.text
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "x", ""])
 def test_another_content_type_is_415(ask: Caller, acme_key: str, kind: str) -> None:
     for method, path in (("PUT", "token"), ("POST", "token/rejected"), ("POST", "token/identify")):

@@ -178,6 +178,44 @@ def test_a_file_of_another_shape_is_refused_with_a_sentence(
     assert not OAuthCredential.objects.exists()
 
 
+@pytest.mark.parametrize("user", [None, "alice"])
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [('{"user_id": "alice", "accessToken": "sk-ant-oat01-canary-1", "expiresAt": 2000000000, '
+      '"accessToken": "sk-ant-oat01-canary-2"}', "accessToken: is given twice"),
+     ('{"claudeAiOauth": {"accessToken": "sk-ant-oat01-canary", "expiresAt": 2000000000, '
+      '"expiresAt": 2100000000}}', "expiresAt: is given twice"),
+     ('{"sk-ant-oat01-canary": 1, "sk-ant-oat01-canary": 2}', "(unnamed): is given twice"),
+     ("user_id,accessToken,expiresAt,accessToken\na,sk-ant-oat01-canary,2000000000,x\n",
+      "accessToken"),
+     ("user_id,sk-ant-oat01-canary,sk-ant-oat01-canary\na,b,c\n", "(unnamed)")],
+    ids=range(5),
+)  # fmt: skip
+def test_a_field_that_is_given_twice_is_refused_in_every_kind_of_file(
+    acme: Tenant, tmp_path: Path, content: str, named: str, user: str | None
+) -> None:
+    file = tmp_path / "twice"
+    file.write_text(content)
+    of_whom = ("--user", user) if user else ()
+    if user and content.startswith("user_id"):
+        named = "with --user the file must be one JSON object"
+    printed = run("import_credentials", str(file), "--tenant", "acme", *of_whom, refused=True)
+    assert named in printed
+    assert "canary" not in printed
+    assert not OAuthCredential.objects.exists()
+
+
+def test_of_many_lines_only_the_one_that_gives_a_field_twice_is_refused(
+    acme: Tenant, tmp_path: Path
+) -> None:
+    file = tmp_path / "team.jsonl"
+    lines = ['{"user_id": "mallory", "user_id": "bob"}', json.dumps(login(1, user_id="alice"))]
+    file.write_text("\n".join(lines))
+    printed = run("import_credentials", str(file), "--tenant", "acme", refused=True)
+    assert "line 1, (no user): refused: user_id: is given twice" in printed
+    assert OAuthCredential.objects.get().user_id == "alice"
+
+
 def test_a_setup_token_is_spoken_of_as_one(acme: Tenant, tmp_path: Path) -> None:
     """It names no scopes, and comes from no file of Claude Code's."""
     file = tmp_path / "setup.json"

@@ -1,8 +1,8 @@
 import csv
 import io
-import json
 import sys
 from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from oauthvault.logging import redact
-from tokens import clock
-from tokens.credential_file import parse_credentials
+from tokens import clock, strict_json
+from tokens.credential_file import parse_credentials, shown_name
 from tokens.errors import InvalidCredentials, VaultError
 from tokens.importing import import_credential
 from tokens.management.command import (
@@ -141,7 +141,9 @@ def _rows(content: str, tenant: Tenant, user: str | None) -> Iterator[Row]:
     if not content.strip():
         raise CommandError("the file is empty")
     whole = _json(content)
-    if user is not None or (isinstance(whole, dict) and "user_id" not in whole):
+    if isinstance(whole, VaultError):
+        yield 1, user or "", whole
+    elif user is not None or (isinstance(whole, dict) and "user_id" not in whole):
         if whole is None:
             raise CommandError(
                 "with --user the file must be one JSON object, such as a .credentials.json"
@@ -159,6 +161,8 @@ def _rows(content: str, tenant: Tenant, user: str | None) -> Iterator[Row]:
 
 def _json_row(line: int, text: str) -> Row:
     parsed = _json(text)
+    if isinstance(parsed, VaultError):
+        return line, "", parsed
     if not isinstance(parsed, dict):
         return line, "", InvalidCredentials({"(line)": "is not a JSON object"})
     user_id = parsed.pop("user_id", "")
@@ -169,10 +173,14 @@ def _csv_rows(content: str) -> Iterator[Row]:
     # With all three ends of a line, and those inside quotes left as they are.
     reader = csv.DictReader(io.StringIO(content, newline=""))
     try:
-        if "user_id" not in (reader.fieldnames or []):
+        columns = list(reader.fieldnames or [])
+        if "user_id" not in columns:
             raise CommandError(
                 "this is neither JSON nor a CSV whose first line names the column user_id"
             )
+        name, times = Counter(columns).most_common(1)[0]
+        if times > 1:
+            raise CommandError(f"the first line: {_given_twice(shown_name(name)).detail}")
         for row in reader:
             yield _csv_row(reader.line_num, row)
     except csv.Error as error:
@@ -196,7 +204,14 @@ def _csv_row(line: int, row: dict[Any, Any]) -> Row:
 
 
 def _json(text: str) -> Any:
+    """The value; None for what is no JSON; the refusal of what gives a field twice."""
     try:
-        return json.loads(text)
+        return strict_json.loads(text)
+    except strict_json.GivenTwice as twice:
+        return _given_twice(twice.name)
     except (ValueError, RecursionError):
         return None
+
+
+def _given_twice(name: str) -> InvalidCredentials:
+    return InvalidCredentials({name: "is given twice"})
