@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,6 +17,7 @@ from tests.processes import oauthvault, web_processes
 pytestmark = pytest.mark.system
 
 SERVICE_KEY = "ovs_" + "h" * 43
+PASSWORD = "correct-horse-battery"
 LIMIT = 64 * 1024
 THREADS = 4
 # Words that would tell what the server is made of, or where it lies.
@@ -54,6 +56,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     variables = {
         "OAUTHVAULT_DATA_DIR": str(folder / "data"),
         "OAUTHVAULT_SERVICE_KEY": SERVICE_KEY,
+        "OAUTHVAULT_ADMIN_PASSWORD": PASSWORD,
         "OAUTHVAULT_BASE_URL": "https://vault.example",
         "OAUTHVAULT_WEB_WORKERS": "1",
         "OAUTHVAULT_WEB_THREADS": str(THREADS),
@@ -109,14 +112,53 @@ def test_every_answer_says_what_a_browser_may_do_with_it(served: Served, path: s
 
 
 def test_cookies_go_back_to_this_host_by_tls_only_and_to_no_script(served: Served) -> None:
-    answer = httpx.get(f"{served.address}/admin/login/")
-    cookies = answer.headers.get_list("Set-Cookie")
-    assert cookies
-    for cookie in cookies:
-        assert cookie.startswith("__Host-")
+    """All that an operator gets who signs in, does something, and is told what came of it."""
+    browser = Browser(served)
+    browser.get("/admin/login/")
+    browser.post("/admin/login/", username="admin", password=PASSWORD)
+    browser.post("/admin/tokens/tenant/add/", slug="acme", auto_refresh="unknown")
+    page = browser.get("/admin/tokens/tenant/?q=acme").text
+    acme = re.search(r"/admin/tokens/tenant/\d+/", page)
+    assert acme is not None
+    browser.post(f"{acme[0]}suspend/", confirmed="yes")
+    assert "acme: suspended" in browser.get(f"{acme[0]}change/").text
+    assert {cookie.partition("=")[0] for cookie in browser.set_cookies} == {
+        "__Host-csrftoken", "__Host-sessionid",
+    }  # fmt: skip
+    for cookie in browser.set_cookies:
         for attribute in ("Secure", "HttpOnly", "Path=/", "SameSite=Lax"):
             assert attribute in cookie
         assert "Domain" not in cookie
+
+
+class Browser:
+    """Sends the cookies back as one behind the TLS of the proxy would, and keeps what it was
+    told of each."""
+
+    def __init__(self, served: Served) -> None:
+        self._address = served.address
+        self._jar: dict[str, str] = {}
+        self.set_cookies: list[str] = []
+
+    def get(self, path: str) -> httpx.Response:
+        return self._request("GET", path)
+
+    def post(self, path: str, **fields: str) -> None:
+        form = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', self.get(path).text)
+        assert form is not None
+        answer = self._request("POST", path, data=fields | {"csrfmiddlewaretoken": form[1]})
+        assert answer.status_code == 302, answer.text
+
+    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
+        cookie = "; ".join(f"{name}={value}" for name, value in self._jar.items())
+        answer = httpx.request(
+            method, self._address + path, headers={"Cookie": cookie}, timeout=30, **more
+        )
+        for told in answer.headers.get_list("Set-Cookie"):
+            name, _, value = told.partition(";")[0].partition("=")
+            self._jar[name] = value
+            self.set_cookies.append(told)
+        return answer
 
 
 @pytest.mark.parametrize(
