@@ -55,6 +55,27 @@ def test_what_is_listed_is_what_is_exported(
     assert link == f"{PAGE}export/?q=alice"
 
 
+@pytest.mark.parametrize(
+    "question",
+    ["tenant__id__exact=abc", "tenant__id__exact=%00", "q=%00", "q=alice%00", "since=5m",
+     "since=%00", "action=%00", "action=import%00", "actor=alice", "subject__startswith=a", "e=1",
+     "q=alice&since=x", "since=1h&since=x"],
+)  # fmt: skip
+def test_a_question_that_cannot_be_answered_exports_nothing(
+    cast: Cast, root: Client, question: str
+) -> None:
+    """Least of all everything; and the list does not fail over it."""
+    answer = root.get(f"{PAGE}export/?{question}")
+    assert answer.status_code == 400
+    assert not answer.streaming
+    assert "alice" not in answer.content.decode()
+    assert root.get(f"{PAGE}?{question}").status_code in (200, 302, 400)
+
+
+def test_the_choice_of_all_in_a_filter_exports_all(cast: Cast, root: Client) -> None:
+    assert lines(root, "?tenant__id__exact=&action=&since=&q=") == lines(root)
+
+
 def test_whoever_may_see_the_trail_may_export_it_and_nobody_else(cast: Cast, staff: Staff) -> None:
     assert lines(staff("tokens.view_auditevent"))
     assert staff("tokens.view_oauthcredential").get(f"{PAGE}export/").status_code == 403
