@@ -171,7 +171,8 @@ def _make(*, kind: str, **columns: Any) -> NewKey:
 @isolation.of_its_tenant
 def adopt_environment_key(*, tenant: Tenant, text: Secret, now: float) -> ApiKey | None:
     """Make OAUTHVAULT_SERVICE_KEY a service key, once. Another value retires the one
-    before; one that was revoked stays revoked (None)."""
+    before; one that was revoked stays revoked (None). BadKeyRequest for what is no key, or is
+    another tenant's, and then nothing is retired."""
     if not _SHAPE.fullmatch(text.reveal()) or not text.reveal().startswith("ovs_"):
         raise BadKeyRequest(
             "OAUTHVAULT_SERVICE_KEY must be ovs_ and at least 43 characters of base64url"
@@ -196,7 +197,14 @@ def adopt_environment_key(*, tenant: Tenant, text: Secret, now: float) -> ApiKey
                         from_environment=True,
                     )
             except IntegrityError:
-                row = ApiKey.objects.get(digest=digest)
+                # Another process has made it in the same moment; or it is a key of a tenant
+                # whose rows are not to be seen from here.
+                row = ApiKey.objects.filter(digest=digest).first()
+                if row is None:
+                    raise BadKeyRequest(
+                        "OAUTHVAULT_SERVICE_KEY is a key of another tenant already; give one "
+                        "that was made for this variable only"
+                    ) from None
             else:
                 audit.record(
                     tenant=tenant, actor="environment", action="create_key", now=now,

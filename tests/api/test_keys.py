@@ -20,6 +20,7 @@ from tests.api.conftest import Caller
 from tests.conftest import MakeKey, Store
 from tests.simulator import Simulator
 from tests.vault.test_commands import run
+from tokens import isolation
 from tokens.models import AuditEvent, OAuthCredential, Tenant
 from tokens.secret import Secret
 from tokens.tenants import change_tenant, resume_tenant, suspend_tenant
@@ -273,6 +274,22 @@ def test_a_rotated_key_and_its_successor_both_live_until_the_overlap_is_over(
     assert ask("GET", "status", key=new.text.reveal()).status == 200
     event = AuditEvent.objects.get(action="rotate_key")
     assert event.detail == {"key": old.prefix, "ends": int(now) + 3600, "by": new.row.prefix}
+
+
+def test_an_environment_key_that_another_tenant_has_stops_the_start_with_a_sentence(
+    default_tenant: Tenant, acme_key: str
+) -> None:
+    """And the one that was good before stays so."""
+    first = adopt_environment_key(
+        tenant=default_tenant, text=Secret("ovs_" + "e" * 43), now=time.time()
+    )
+    assert first is not None
+    with isolation.of(default_tenant.pk), pytest.raises(BadKeyRequest) as refused:
+        adopt_environment_key(tenant=default_tenant, text=Secret(acme_key), now=time.time())
+    assert "OAUTHVAULT_SERVICE_KEY is a key of another tenant" in refused.value.detail
+    assert "acme" not in refused.value.detail
+    first.refresh_from_db()
+    assert first.revoked_at is None
 
 
 def test_a_rotation_makes_no_key_live_longer(acme: Tenant, make_key: MakeKey) -> None:

@@ -107,6 +107,17 @@ def test_the_claude_variables_become_the_credential_of_user_default(tmp_path: Pa
     assert '"status": "revoked"' in status.stdout
 
 
+def test_a_service_key_of_another_tenant_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    assert run(tmp_path, "init").returncode == 0
+    assert run(tmp_path, "create_tenant", "acme").returncode == 0
+    key = run(tmp_path, "create_key", "acme").stdout.strip()
+    refused = run(tmp_path, "init", OAUTHVAULT_SERVICE_KEY=key)
+    assert refused.returncode == 1
+    assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr
+    assert "OAUTHVAULT_SERVICE_KEY" in refused.stderr
+    assert key not in refused.stdout + refused.stderr
+
+
 def test_a_key_that_does_not_open_the_database_stops_the_start_and_touches_nothing(
     tmp_path: Path,
 ) -> None:
