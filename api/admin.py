@@ -42,6 +42,7 @@ from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.base import operator
 from tokens.admin.times import moment
 from tokens.models import AuditEvent, Tenant
+from tokens.user_ids import BadUserId
 
 _HOUR, _DAY = 3600, 86_400
 # What the session remembers of forms that have made their key: never a key.
@@ -149,9 +150,11 @@ class NewKeyForm(forms.Form):
                 actor=actor,
                 now=now,
             )
+        except BadUserId as refusal:
+            self.add_error("user_id", refusal.detail)
         except BadKeyRequest as refusal:
             self.add_error(None, refusal.detail)
-            return None
+        return None
 
 
 class RotationForm(forms.Form):

@@ -7,14 +7,15 @@ from urllib.parse import unquote_to_bytes
 from django.http import HttpRequest
 
 from api.errors import InsufficientScope, InvalidRequest, UserRequired
-from api.keys import LONGEST_USER_ID, Scope, check_user_id
+from api.keys import Scope
 from api.models import ApiKey, KeyKind
+from tokens import user_ids
 from tokens.models import DEFAULT_USER, Tenant
 
 USER_HEADER = "X-OAuthVault-User"
 # Visible ASCII and blanks, every percent sign the beginning of an escape.
 _PERCENT_ENCODED = re.compile(r"(?:[ -$&-~]|%[0-9A-Fa-f]{2})*")
-_LONGEST_ENCODED = LONGEST_USER_ID * 4 * len("%00")
+_LONGEST_ENCODED = user_ids.LONGEST * 4 * len("%00")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Caller:
             named = DEFAULT_USER
         if not named:
             raise UserRequired(f"Name the user in {USER_HEADER} (percent-encoded UTF-8).")
-        check_user_id(named, tenant=self.tenant)
+        user_ids.check_named(named, tenant=self.tenant)
         return named
 
 
@@ -65,8 +66,9 @@ def named_user(request: HttpRequest) -> str | None:
     if encoded is None:
         return None
     if len(encoded) > _LONGEST_ENCODED or not _PERCENT_ENCODED.fullmatch(encoded):
+        most = user_ids.LONGEST
         raise InvalidRequest(
-            {USER_HEADER: f"must be percent-encoded UTF-8, of at most {LONGEST_USER_ID} characters"}
+            {USER_HEADER: f"must be percent-encoded UTF-8, of at most {most} characters"}
         )
     try:
         return unquote_to_bytes(encoded).decode("utf-8")

@@ -2,7 +2,6 @@
 
 import re
 import secrets
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +11,7 @@ from django.db import IntegrityError, transaction
 
 from api.models import ApiKey, KeyKind
 from oauthvault.logging import redact
-from tokens import audit, isolation
+from tokens import audit, isolation, user_ids
 from tokens.errors import VaultError
 from tokens.keyring import api_key_digest
 from tokens.models import Tenant
@@ -24,7 +23,6 @@ _PREFIX = {KeyKind.SERVICE: "ovs_", KeyKind.USER: "ovu_"}
 _SHAPE = re.compile(r"ov[su]_[A-Za-z0-9_-]{43,200}")
 # Characters of a key that are stored as they are, and that operators see.
 SHOWN = 12
-LONGEST_USER_ID = 256
 
 
 class Scope(StrEnum):
@@ -77,9 +75,10 @@ def create_key(
     actor: str,
     now: float,
 ) -> NewKey:
-    """A new key: of the tenant's service, or of one user if ``user_id`` is given."""
+    """A new key: of the tenant's service, or of one user if ``user_id`` is given. BadKeyRequest
+    or BadUserId for what cannot be."""
     if user_id:
-        check_user_id(user_id, tenant=tenant)
+        user_ids.check_new(user_id, tenant=tenant)
     if tenant.deletion_began_at is not None:
         raise BadKeyRequest(f"tenant {tenant.slug} is being deleted")
     with transaction.atomic():
@@ -251,16 +250,6 @@ def revoke_key(*, key: ApiKey, actor: str, now: float) -> bool:
                 key=key.prefix,
             )  # fmt: skip
     return bool(changed)
-
-
-def check_user_id(user_id: str, *, tenant: Tenant) -> None:
-    """BadKeyRequest unless this can be the id of a user of this tenant."""
-    if not 0 < len(user_id) <= LONGEST_USER_ID:
-        raise BadKeyRequest(f"a user id has 1 to {LONGEST_USER_ID} characters")
-    if any(unicodedata.category(character) == "Cc" for character in user_id):
-        raise BadKeyRequest("a user id has no control characters")
-    if user_id == "default" and not tenant.has_default_user:
-        raise BadKeyRequest("this tenant has many users, and none may be called default")
 
 
 def _checked_scopes(scopes: Iterable[str]) -> list[str]:

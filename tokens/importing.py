@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from django.db import IntegrityError, transaction
 
-from tokens import audit, endings, isolation, sealing
+from tokens import audit, endings, isolation, sealing, user_ids
 from tokens.credential_file import MINTS_API_KEYS, ImportedCredential
 from tokens.errors import (
     AlreadyStored,
@@ -56,8 +56,10 @@ def import_credential(
     """Store ``offered`` as the credential of ``user_id``, in place of what is there.
 
     A refresh under way loses: its save finds another generation. Raises StaleCredential,
-    AlreadyStored, PreconditionFailed or TenantSuspended, and then nothing was stored.
+    AlreadyStored, PreconditionFailed, TenantSuspended or BadUserId, and then nothing was
+    stored.
     """
+    user_ids.check_named(user_id, tenant=tenant)
     try:
         with transaction.atomic():
             result = _store(tenant, user_id, offered, actor, only_if_absent, now)
@@ -91,6 +93,8 @@ def _store(
     stored = credential is not None and credential.standing != Standing.REVOKED
     if only_if_absent and stored:
         raise PreconditionFailed("a credential is stored for this user already")
+    if credential is None:
+        user_ids.check_new(user_id, tenant=tenant)
     held = _held_already(credential, offered)
     created = credential is None
     if credential is None:

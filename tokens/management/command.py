@@ -3,6 +3,7 @@
 import getpass
 import itertools
 import json
+import re
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from tokens.tenants import find_tenant
 _BAR = 30
 # What people read only: empty, it widens nothing.
 _MAY_BE_EMPTY = {"name", "label"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class VaultCommand(BaseCommand):
@@ -46,6 +48,7 @@ class VaultCommand(BaseCommand):
             # Whoever has a terminal of the vault has its keys, too.
             with isolation.every_tenant():
                 self._refuse_blanks(options)
+                self._refuse_bytes(options)
                 return super().execute(*args, **options)
         except CommandError as error:
             if not getattr(self, "_called_from_command_line", False):
@@ -64,6 +67,16 @@ class VaultCommand(BaseCommand):
                 raise CommandError(
                     f"{name} is empty: was a variable not set? Nothing was done", returncode=2
                 )
+
+    def _refuse_bytes(self, options: dict[str, Any]) -> None:
+        """What was typed in another encoding reaches us with halves of characters in place of
+        its bytes (PEP 383): no database takes them. A file may be called like that."""
+        for name, given in options.items():
+            if name == "file":
+                continue
+            texts = given if isinstance(given, list) else [given]
+            if any(isinstance(text, str) and _SURROGATE.search(text) for text in texts):
+                raise CommandError("an argument is not UTF-8. Nothing was done", returncode=2)
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

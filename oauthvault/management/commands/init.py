@@ -30,6 +30,7 @@ from tokens.keyring import check_keys, load_keyring, prepare_keys
 from tokens.management.command import VaultCommand
 from tokens.models import DEFAULT_USER, VaultKey
 from tokens.tenants import ensure_default_tenant
+from tokens.user_ids import BadUserId
 
 PASSWORD_FILE = "admin-password"  # noqa: S105  the name of a file
 # A double click takes the whole of it, and nobody reads one sign for another.
@@ -137,7 +138,7 @@ class Command(VaultCommand):
             )
         except TenantSuspended:
             self.say("CLAUDE_ACCESS_TOKEN is not taken: tenant default is suspended.")
-        except AlreadyStored as refusal:
+        except (AlreadyStored, BadUserId) as refusal:
             self.say(f"CLAUDE_ACCESS_TOKEN is not taken: {refusal.detail}.")
         except InvalidCredentials as refusal:
             self.say(f"CLAUDE_ACCESS_TOKEN and its companions are not taken: {_named(refusal)}.")
