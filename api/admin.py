@@ -223,19 +223,20 @@ class ApiKeyAdmin(ActingModelAdmin):
     revoke_one, revoke_many = pages(REVOKE)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("api.add_apikey")
+        return self._may(request, "add")
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """The right to revoke. A row is never deleted: see `delete_view`."""
-        return request.user.has_perm("api.delete_apikey")
+        return self._may(request, "delete")
 
     def has_rotate_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """To rotate is to make a key and to end one, of what may be seen."""
-        return (
-            self.has_view_permission(request)
-            and self.has_add_permission(request)
-            and self.has_delete_permission(request)
-        )
+        """To rotate is to make a key and to end one."""
+        return self.has_add_permission(request) and self.has_delete_permission(request)
+
+    def _may(self, request: HttpRequest, verb: str) -> bool:
+        """To act on keys one must be allowed to see them: the pages that ask name keys and
+        tenants."""
+        return self.has_view_permission(request) and request.user.has_perm(f"api.{verb}_apikey")
 
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: Any = None

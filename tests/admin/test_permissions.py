@@ -1,5 +1,6 @@
 """Who may see and do what, and that nothing is done without being asked twice."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -110,6 +111,27 @@ def test_to_act_one_must_be_allowed_to_see(cast: Cast, staff: Staff, act: str) -
     client = staff(ACTS[act])
     assert client.get(page_of(cast["alice"], act)).status_code == 403
     assert client.post(page_of(cast["alice"], act), {"confirmed": "yes"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("right", "page"), [("add", "add"), ("delete", "{}/revoke"), ("delete", "{}/rotate")]
+)
+def test_to_act_on_keys_one_must_be_allowed_to_see_them(
+    acme: Tenant, staff: Staff, right: str, page: str
+) -> None:
+    """Neither a key's first characters nor the tenants there are come out beside the list."""
+    key = create_key(tenant=acme, actor="test", now=time.time()).row
+    client = staff(f"api.{right}_apikey")
+    address = f"/admin/api/apikey/{page.format(key.pk)}/"
+    for answer in (
+        client.get(address),
+        client.post(address, {"confirmed": "yes", "tenant": acme.pk, "once": "x"}),
+    ):
+        assert answer.status_code == 403
+        assert "acme" not in answer.content.decode()
+        assert key.prefix not in answer.content.decode()
+    key.refresh_from_db()
+    assert key.revoked_at is None
 
 
 @pytest.mark.parametrize("act", ACTS)
