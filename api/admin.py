@@ -45,6 +45,8 @@ from tokens.models import AuditEvent, Tenant
 from tokens.user_ids import BadUserId
 
 _HOUR, _DAY = 3600, 86_400
+# The permission to make and to rotate keys that read tokens (api.models.ApiKey).
+_GRANT_TOKEN_READ = "api.grant_token_read"  # noqa: S105  a name
 # What the session remembers of forms that have made their key: never a key.
 _USED_FORMS, _REMEMBERED = "api_key_forms", 20
 
@@ -76,6 +78,13 @@ REVOKE = Act(
 )
 
 
+_WITHOUT_TOKEN_READ = gettext_lazy(
+    "None: all of these for a service key; for a user key all that concern its own credential. "
+    "A key that reads tokens (token:read, as LiteLLM's must) is made by an operator with the "
+    "permission “Can make keys that read tokens”."
+)
+
+
 class NewKeyForm(forms.Form):
     """What `oauthvault create_key` asks, on a page."""
 
@@ -104,7 +113,7 @@ class NewKeyForm(forms.Form):
     scopes = forms.MultipleChoiceField(
         label=gettext_lazy("Scopes"),
         required=False,
-        choices=[(scope.value, scope.value) for scope in Scope],
+        choices=(),  # of the operator who asks
         help_text=gettext_lazy(
             "None: all of them for a service key; for a user key all that concern its own "
             "credential, without reading the token."
@@ -131,19 +140,28 @@ class NewKeyForm(forms.Form):
     # Sending a form a second time, by reloading the page, makes no second key.
     once = forms.CharField(widget=forms.HiddenInput, max_length=64)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, grants_token_read: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         tenants = cast("forms.ModelChoiceField[Tenant]", self.fields["tenant"])
         tenants.queryset = Tenant.objects.order_by("slug")
+        self._offered = [
+            scope.value for scope in Scope if grants_token_read or scope != Scope.TOKEN_READ
+        ]
+        scopes = cast("forms.MultipleChoiceField", self.fields["scopes"])
+        scopes.choices = [(scope, scope) for scope in self._offered]
+        if not grants_token_read:
+            scopes.help_text = _WITHOUT_TOKEN_READ
 
     def make(self, *, actor: str, now: float) -> NewKey | None:
         """The key, or None and an error in the form."""
         chosen = self.cleaned_data
+        # Without any, a service key would have all there are; a user key reads no token then.
+        all_offered = [] if chosen["user_id"] else self._offered
         try:
             return create_key(
                 tenant=chosen["tenant"],
                 user_id=chosen["user_id"],
-                scopes=chosen["scopes"],
+                scopes=chosen["scopes"] or all_offered,
                 networks=chosen["networks"].replace(",", " ").split(),
                 expires_at=int(now) + chosen["days"] * _DAY if chosen["days"] else None,
                 label=chosen["label"],
@@ -260,10 +278,11 @@ class ApiKeyAdmin(ActingModelAdmin):
     ) -> HttpResponse:
         if not self.has_add_permission(request):
             raise PermissionDenied
+        grants = request.user.has_perm(_GRANT_TOKEN_READ)
         if request.method != "POST":
-            form = NewKeyForm(initial={"once": secrets.token_urlsafe(16)})
+            form = NewKeyForm(initial={"once": secrets.token_urlsafe(16)}, grants_token_read=grants)
             return self._form_page(request, form)
-        form = NewKeyForm(request.POST)
+        form = NewKeyForm(request.POST, grants_token_read=grants)
         if not form.is_valid():
             return self._form_page(request, form)
         if self._was_used(request, form):
@@ -283,6 +302,8 @@ class ApiKeyAdmin(ActingModelAdmin):
         old = self.get_object(request, unquote(object_id))
         if old is None:
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        if not self._may_hold(request, old):
+            raise PermissionDenied
         back = reverse("admin:api_apikey_change", args=[old.pk])
         if (reason := why_not_rotated(old, now=clock.now())) is not None:
             self.message_user(request, f"{_told(old)}: {reason}", messages.WARNING)
@@ -308,6 +329,11 @@ class ApiKeyAdmin(ActingModelAdmin):
         self._note_used(request, form)
         old.refresh_from_db(fields=["expires_at"])
         return self._shown_once(request, new, in_place_of=old)
+
+    def _may_hold(self, request: HttpRequest, key: ApiKey) -> bool:
+        """Whether this operator may be shown a key that does what this one does: with one that
+        reads tokens they could read everybody's."""
+        return Scope.TOKEN_READ.value not in key.scopes or request.user.has_perm(_GRANT_TOKEN_READ)
 
     def _was_used(self, request: HttpRequest, form: forms.Form) -> bool:
         """Whether this very form has made its key already; then that is said."""
@@ -384,7 +410,7 @@ class ApiKeyAdmin(ActingModelAdmin):
         context["show_delete"] = False
         key, now = context["original"], clock.now()
         self.leave_out_impossible(context, key, now=now)
-        if why_not_rotated(key, now=now) is not None:
+        if why_not_rotated(key, now=now) is not None or not self._may_hold(request, key):
             context["actions_detail"] = [
                 button
                 for button in context.get("actions_detail", ())

@@ -45,6 +45,9 @@ class ApiKey(OfTenant):
     class Meta:
         verbose_name = "API key"
         ordering = ("tenant", "-created_at")
+        # Whoever shows a key with the scope token:read is handed tokens, so to make one is more
+        # than to make a key.
+        permissions: ClassVar = [("grant_token_read", "Can make keys that read tokens")]
         constraints: ClassVar = [
             models.CheckConstraint(
                 condition=Q(kind=KeyKind.SERVICE, user_id="")

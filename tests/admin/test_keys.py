@@ -157,7 +157,7 @@ def test_what_cannot_be_rotated_has_no_button_and_says_why(root: Client, acme: T
 
 
 def test_to_see_keys_is_not_to_rotate_them(staff: Callable[..., Client], acme: Tenant) -> None:
-    key = create_key(tenant=acme, actor="test", now=time.time()).row
+    key = create_key(tenant=acme, actor="test", now=time.time(), scopes=["status:read"]).row
     page = f"{LIST}{key.pk}/rotate/"
     rights = {"api.view_apikey", "api.add_apikey", "api.delete_apikey"}
     for missing in rights:
@@ -166,6 +166,74 @@ def test_to_see_keys_is_not_to_rotate_them(staff: Callable[..., Client], acme: T
         assert client.post(page, {"overlap": 1, "once": "x"}).status_code == 403
     assert ApiKey.objects.count() == 1
     assert staff(*rights).get(page).status_code == 200
+
+
+# --- Keys that read tokens -------------------------------------------------------------------
+
+MAKER = ("api.view_apikey", "api.add_apikey", "api.delete_apikey")
+
+
+def test_who_may_make_keys_makes_none_that_read_tokens(
+    staff: Callable[..., Client], acme: Tenant
+) -> None:
+    """Or an operator would see every token, by way of a key."""
+    client = staff(*MAKER)
+    form = client.get(f"{LIST}add/")
+    assert 'value="token:read"' not in form.content.decode()
+    assert "A key that reads tokens" in form.content.decode()
+    for user_id in ("", "alice"):
+        page, _ = make(client, acme, user_id=user_id, scopes=["token:read", "status:read"])
+        assert 'role="alert"' in page
+        assert "new-key" not in page
+    assert not ApiKey.objects.exists()
+    for user_id in ("", "alice"):
+        page, _ = make(client, acme, user_id=user_id)
+        key = find_key(shown(page))
+        assert key is not None
+        assert "token:read" not in key.scopes
+        assert "token:write" in key.scopes
+        answer = Client().get(
+            "/auth/claude/token",
+            headers={"Authorization": f"Bearer {shown(page)}", "X-OAuthVault-User": "alice"},
+        )
+        assert answer.json()["code"] == "insufficient_scope"
+
+
+def test_who_may_grant_it_makes_keys_that_read_tokens(
+    staff: Callable[..., Client], root: Client, acme: Tenant
+) -> None:
+    for client in (staff(*MAKER, "api.grant_token_read"), root):
+        assert 'value="token:read"' in client.get(f"{LIST}add/").content.decode()
+        for chosen in ([], ["token:read"]):
+            key = find_key(shown(make(client, acme, scopes=chosen)[0]))
+            assert key is not None
+            assert "token:read" in key.scopes
+
+
+def test_a_key_that_reads_tokens_is_rotated_by_who_may_grant_it(
+    staff: Callable[..., Client], acme: Tenant
+) -> None:
+    reads = create_key(tenant=acme, actor="test", now=time.time()).row
+    other = create_key(tenant=acme, actor="test", now=time.time(), scopes=["status:read"]).row
+    client = staff(*MAKER)
+    for key, status in ((reads, 403), (other, 200)):
+        page = f"{LIST}{key.pk}/rotate/"
+        button = page in client.get(f"{LIST}{key.pk}/change/").content.decode()
+        assert button is (status == 200)
+        assert client.get(page).status_code == status
+        assert client.post(page, {"overlap": 1, "once": "x"}).status_code == status
+    assert ApiKey.objects.count() == 3
+    granting = staff(*MAKER, "api.grant_token_read")
+    assert f"{LIST}{reads.pk}/rotate/" in granting.get(f"{LIST}{reads.pk}/change/").content.decode()
+    answer = granting.post(f"{LIST}{reads.pk}/rotate/", rotation(granting, reads))
+    assert shown(answer.content.decode())
+
+
+def test_to_grant_the_reading_of_tokens_is_not_to_make_keys(
+    staff: Callable[..., Client], acme: Tenant
+) -> None:
+    client = staff("api.view_apikey", "api.grant_token_read")
+    assert client.get(f"{LIST}add/").status_code == 403
 
 
 def test_a_key_in_unusual_use_is_marked(root: Client, acme: Tenant, globex: Tenant) -> None:
