@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.core.management import CommandError, call_command
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.test import Client
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
@@ -934,6 +934,30 @@ def test_a_batch_that_the_vault_did_not_seal_is_found_with_what_was_deleted_thro
     assert (only_finding().kind, only_finding().batch) == (Kind.EDITED, 2)
 
 
+def test_no_tenant_begins_the_chain_of_another_or_goes_on_with_it(
+    acme: Tenant, globex: Tenant
+) -> None:
+    """What it put there could not be deleted, and that chain not be sealed any more."""
+    others = (acme.pk, 0)
+    with isolation.of(globex.pk):
+        for chain_id in others:
+            with pytest.raises(IntegrityError, match="a_chain_is_"), transaction.atomic():
+                AuditChain.objects.create(pk=chain_id, tenant=globex)
+    for number in (2, 3):
+        act(acme)
+        act(None)
+        seal_all()
+        with isolation.of(globex.pk):
+            for chain_id in others:
+                with pytest.raises(IntegrityError, match="a_batch_is_"), transaction.atomic():
+                    AuditBatch.objects.create(
+                        chain_id=chain_id, tenant=globex, number=number, first_id=1, last_id=1,
+                        count=1, newest_at=1, sealed_at=NOW,
+                    )  # fmt: skip
+    assert set(AuditBatch.objects.filter(number=2).values_list("chain_id", flat=True)) == {*others}
+    assert whole()
+
+
 def test_what_django_would_do_is_refused_too(acme: Tenant) -> None:
     act(acme)
     for forbidden in (
@@ -1036,10 +1060,10 @@ def test_the_old_is_looked_after_once_an_hour_or_at_once_where_time_was_up(
 
 
 def test_what_is_old_or_unsealed_is_found_by_its_index(acme: Tenant, globex: Tenant) -> None:
-    chain = AuditChain.objects.create(pk=acme.pk)
+    chain = AuditChain.objects.create(pk=acme.pk, tenant=acme)
     AuditBatch.objects.bulk_create(
-        AuditBatch(chain=chain, number=each, first_id=1, last_id=1, count=1, newest_at=NOW + each,
-                   sealed_at=NOW)
+        AuditBatch(tenant=acme, chain=chain, number=each, first_id=1, last_id=1, count=1,
+                   newest_at=NOW + each, sealed_at=NOW)
         for each in range(1, 300)
     )  # fmt: skip
     # What there is is another tenant's, so that its own index is the cheapest by far.

@@ -13,10 +13,11 @@ from api.keys import BadKeyRequest, create_key
 from api.models import ApiKey
 from tests.conftest import Store
 from tests.simulator import Simulator
+from tests.vault.conftest import Fill
 from tests.vault.test_commands import run
 from tests.vault.test_refresh import refresh_one
 from tests.vault.test_save_failures import Trouble, every, spooled_for
-from tokens import clock, deletion, handouts, sealing, statistics
+from tokens import clock, deletion, handouts, sealing
 from tokens.deletion import Told
 from tokens.errors import EncryptionError
 from tokens.models import (
@@ -27,10 +28,8 @@ from tokens.models import (
     DataKey,
     HandOut,
     HandOutTally,
-    KeySpan,
     OAuthCredential,
     Outcome,
-    RefreshAttempt,
     Standing,
     Tenant,
     TokenFingerprint,
@@ -62,21 +61,9 @@ def rows_of(tenant_id: int) -> dict[str, int]:
 
 
 @pytest.fixture
-def filled(acme: Tenant, upstream: Simulator, store: Store) -> Tenant:
+def filled(acme: Tenant, fill: Fill) -> Tenant:
     """A tenant with a row in every table that has a tenant."""
-    for user in ("alice", "bob", "carla"):
-        credential = store(acme, user, upstream.new_login(user))
-        RefreshAttempt.objects.create(
-            tenant=acme, credential=credential, cause=Cause.SWEEP, generation=1, started_at=1,
-            lease_id=f"00000000-0000-4000-8000-{credential.pk:012}",
-        )  # fmt: skip
-        handouts.note(credential=credential, actor="key ovs_x", now=time.time())
-    handouts.write()
-    statistics.count_rejection(tenant=acme)
-    statistics.count_refresh(tenant=acme, outcome=Outcome.REFRESHED, latency_ms=5)
-    create_key(tenant=acme, actor="test", now=time.time())
-    KeySpan.objects.create(tenant=acme, actor="key ovs_x", hour=1, users=3)
-    return acme
+    return fill(acme)
 
 
 def begun(tenant: Tenant) -> Tenant:

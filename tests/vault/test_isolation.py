@@ -2,6 +2,7 @@
 
 import ast
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from celery import shared_task
 from django.apps import apps
 from django.db import (
-    IntegrityError,
+    DatabaseError,
     NotSupportedError,
     ProgrammingError,
     connection,
@@ -19,11 +20,13 @@ from django.db import (
 
 from tests.conftest import Store
 from tests.simulator import Simulator
+from tests.vault.conftest import Fill
 from tokens import isolation, vault
 from tokens.isolation import IsolationError
 from tokens.keyring import api_key_digest
-from tokens.models import DataKey, OAuthCredential, Tenant, TokenFingerprint
+from tokens.models import OAuthCredential, Tenant, TokenFingerprint
 from tokens.models.scoped import ScopedManager
+from tokens.trail import seal
 
 pytestmark = pytest.mark.django_db(transaction=True)
 on_postgresql = pytest.mark.skipif(
@@ -57,6 +60,19 @@ def people(
         "bob": store(acme, "bob", upstream.new_login("bob")),
         "carol": store(globex, "carol", upstream.new_login("carol")),
     }
+
+
+@pytest.fixture
+def two_whole(acme: Tenant, globex: Tenant, fill: Fill, data_dir: Path) -> tuple[Tenant, Tenant]:
+    """Two tenants, each with a row in every table that has a tenant."""
+    for tenant in (acme, globex):
+        fill(tenant)
+    seal.seal_due(now=time.time() + 2 * seal.AGE)
+    for model in of_tenants():
+        for tenant in (acme, globex):
+            mine = {"pk" if model is Tenant else "tenant": tenant.pk}
+            assert model._default_manager.filter(**mine).exists(), model
+    return acme, globex
 
 
 # --- In Python -----------------------------------------------------------------------------
@@ -234,6 +250,17 @@ def tables_of_tenants() -> list[str]:
     return sorted(model._meta.db_table for model in of_tenants())
 
 
+def everything() -> dict[str, list[object]]:
+    return {
+        model.__name__: list(model._default_manager.order_by("pk").values())
+        for model in of_tenants()
+    }
+
+
+# By the wall, or by the triggers of the audit trail, which come before it.
+REFUSED = r"row-level security|audit trail is not changed"
+
+
 @on_postgresql
 def test_every_table_with_a_tenant_is_behind_the_wall_and_the_service_owns_none() -> None:
     found = raw(
@@ -269,21 +296,23 @@ def test_raw_sql_that_names_no_tenant_sees_nothing(
 
 @on_postgresql
 def test_raw_sql_of_one_tenant_sees_and_changes_nothing_of_another(
-    people: dict[str, OAuthCredential], acme: Tenant, globex: Tenant
+    two_whole: tuple[Tenant, Tenant],
 ) -> None:
+    """Of no table that has a tenant: the models say which those are."""
+    acme, globex = two_whole
+    before = everything()
     with isolation.of(globex.pk):
-        assert raw("SELECT user_id FROM claude_oauth_tokens") == [("carol",)]
-        assert raw("UPDATE claude_oauth_tokens SET is_max = false WHERE user_id = 'alice'") == [
-            (0,)
-        ]
-        assert raw("DELETE FROM claude_oauth_tokens WHERE tenant_id = %s", acme.pk) == [(0,)]
-        with pytest.raises(ProgrammingError, match="row-level security"):
-            raw("UPDATE claude_oauth_tokens SET tenant_id = %s", acme.pk)
-        with pytest.raises(ProgrammingError, match="row-level security"):
-            DataKey.objects.bulk_create(
-                [DataKey(tenant=acme, key_id="forged", wrapped="-", kek_id="-")]
-            )
-    assert OAuthCredential.objects.count() == 3
+        for model in of_tenants():
+            table, column = model._meta.db_table, "id" if model is Tenant else "tenant_id"
+            of_acme = f"WHERE {column} = {acme.pk}"
+            assert raw(f"SELECT DISTINCT {column} FROM {table}") == [(globex.pk,)], table  # noqa: S608
+            assert raw(f"UPDATE {table} SET {column} = {column} {of_acme}") == [(0,)], table  # noqa: S608
+            assert raw(f"DELETE FROM {table} {of_acme}") == [(0,)], table  # noqa: S608
+            with pytest.raises(DatabaseError, match=REFUSED):
+                raw(f"UPDATE {table} SET {column} = {acme.pk}")  # noqa: S608
+            with pytest.raises(DatabaseError, match=REFUSED):
+                raw(f"INSERT INTO {table} ({column}) VALUES ({acme.pk})")  # noqa: S608
+    assert everything() == before
 
 
 @on_postgresql
@@ -344,14 +373,21 @@ def test_whatever_is_sent_is_told_for_whom_it_is_or_not_sent(
 
 
 @on_postgresql
-def test_a_row_points_to_nothing_of_another_tenant(
-    people: dict[str, OAuthCredential], globex: Tenant
-) -> None:
-    with pytest.raises(IntegrityError), isolation.of(globex.pk), transaction.atomic():
-        TokenFingerprint.objects.create(
-            tenant=globex, credential_id=people["alice"].pk, kind="access", digest="f" * 64,
-            generation=1,
-        )  # fmt: skip
+def test_a_row_points_to_nothing_of_another_tenant(two_whole: tuple[Tenant, Tenant]) -> None:
+    acme, globex = two_whole
+    pointers = [
+        field
+        for model in of_tenants()
+        for field in model._meta.fields
+        if isinstance(field, models.ForeignKey) and field.related_model in of_tenants()
+    ]
+    assert {field.column for field in pointers} > {"credential_id", "data_key_id", "chain_id"}
+    for field in pointers:
+        parent = field.related_model
+        theirs = acme if parent is Tenant else parent._default_manager.filter(tenant=acme)[0]
+        act = f"UPDATE {field.model._meta.db_table} SET {field.column} = %s"  # noqa: S608  ours
+        with pytest.raises(DatabaseError), isolation.of(globex.pk), transaction.atomic():
+            raw(act, theirs.pk)
 
 
 @on_postgresql

@@ -1,7 +1,7 @@
 """The audit trail as a chain, and a database that refuses to change it.
 
 On SQLite a later migration that alters one of the two tables rebuilds it, and its triggers
-go with the old one: such a migration ends with `guard` again.
+go with the old one: such a migration begins with `unguard`, and ends with `guard` again.
 """
 
 import django.db.models.deletion

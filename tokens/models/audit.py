@@ -3,10 +3,15 @@
 from typing import ClassVar
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import BigIntegerField, Q
+from django.db.models.functions import Coalesce
 
 from tokens.models.scoped import OfTenant, ScopedManager
 from tokens.models.tenant import Tenant
+
+# The chain of the row's own tenant: nobody begins or continues that of another, which could
+# not be sealed any more then, since what is in the trail is not deleted.
+_OWN_CHAIN = Coalesce("tenant", 0, output_field=BigIntegerField())
 
 
 class AuditChain(OfTenant):
@@ -37,6 +42,11 @@ class AuditChain(OfTenant):
     adopted_digest = models.CharField(max_length=64, blank=True, editable=False)
 
     objects = ScopedManager()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(id=_OWN_CHAIN), name="a_chain_is_its_tenants")
+        ]
 
     def __str__(self) -> str:
         return self.tenant_slug or "no tenant"
@@ -80,7 +90,10 @@ class AuditBatch(OfTenant):
     class Meta:
         verbose_name_plural = "audit batches"
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["chain", "number"], name="one_audit_batch_per_number")
+            models.UniqueConstraint(fields=["chain", "number"], name="one_audit_batch_per_number"),
+            models.CheckConstraint(
+                condition=Q(chain=_OWN_CHAIN), name="a_batch_is_in_its_tenants_chain"
+            ),
         ]
         indexes: ClassVar = [
             # What is old enough to be dropped (tokens.trail.drop).
