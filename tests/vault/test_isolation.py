@@ -3,7 +3,7 @@
 import ast
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,8 @@ from tests.vault.conftest import Fill
 from tokens import isolation, vault
 from tokens.isolation import IsolationError
 from tokens.keyring import api_key_digest
-from tokens.models import OAuthCredential, Tenant, TokenFingerprint
-from tokens.models.scoped import ScopedManager
+from tokens.models import DataKey, OAuthCredential, Tenant, TokenFingerprint
+from tokens.models.scoped import ScopedManager, ScopedQuerySet
 from tokens.trail import seal
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -43,6 +43,13 @@ def of_tenants() -> list[type[models.Model]]:
         for model in ours
         if model is Tenant or any(field.name == "tenant" for field in model._meta.fields)
     ]
+
+
+def everything() -> dict[str, list[object]]:
+    return {
+        model.__name__: list(model._default_manager.order_by("pk").values())
+        for model in of_tenants()
+    }
 
 
 @pytest.fixture
@@ -82,12 +89,14 @@ def two_whole(acme: Tenant, globex: Tenant, fill: Fill, data_dir: Path) -> tuple
 def test_every_model_of_a_tenant_shows_the_current_tenants_rows_and_refuses_nobodys(
     model: type[models.Model], acme: Tenant
 ) -> None:
-    manager = model._default_manager
-    assert isinstance(manager, ScopedManager)
-    with isolation.nobody(), pytest.raises(IsolationError, match=model.__name__):
-        manager.count()
-    with isolation.of(acme.pk):
-        assert str(acme.pk) in str(manager.all().query)
+    # The second is Django's own, by which it reads and writes single rows.
+    for manager in (model._default_manager, model._base_manager):
+        assert isinstance(manager, ScopedManager)
+        assert isinstance(manager.all(), ScopedQuerySet)
+        with isolation.nobody(), pytest.raises(IsolationError, match=model.__name__):
+            manager.count()
+        with isolation.of(acme.pk):
+            assert str(acme.pk) in str(manager.all().query)
 
 
 def test_a_forgotten_filter_finds_the_current_tenants_rows_only(
@@ -146,6 +155,64 @@ def test_a_row_is_written_and_deleted_by_code_that_is_at_work_for_its_tenant(
             Tenant.objects.create(slug="mine")
         people["carol"].save()
     assert OAuthCredential.objects.count() == 3
+
+
+def test_an_own_object_with_a_foreign_key_takes_over_and_destroys_nothing(
+    people: dict[str, OAuthCredential], globex: Tenant
+) -> None:
+    before = everything()
+    mine = people["carol"]
+    mine.pk, mine.user_id = people["alice"].pk, "mine"
+    with isolation.of(globex.pk):
+        for save in (mine.save, lambda: mine.save(update_fields=["user_id"])):
+            with pytest.raises(DatabaseError), transaction.atomic():
+                save()
+        assert mine.delete() == (0, {})
+    assert everything() == before
+
+
+def test_many_rows_at_once_are_written_for_the_current_tenants_only(
+    people: dict[str, OAuthCredential], acme: Tenant, globex: Tenant
+) -> None:
+    before = everything()
+    alice, carol = people["alice"], people["carol"]
+    given_away = OAuthCredential.objects.get(pk=carol.pk)
+    given_away.tenant = acme
+    taken_over = OAuthCredential.objects.get(pk=carol.pk)
+    taken_over.pk = alice.pk
+    forged = DataKey(tenant=acme, key_id="forged", wrapped="-", kek_id="-")
+    rows = OAuthCredential.objects
+    writes: dict[str, Callable[[], object]] = {
+        "made": lambda: DataKey.objects.bulk_create(key for key in [forged]),
+        "overwritten": lambda: rows.bulk_create(
+            [taken_over], update_conflicts=True, unique_fields=["id"], update_fields=["tenant"]
+        ),
+        "changed": lambda: rows.bulk_update([alice], ["user_id"]),
+        "given away": lambda: rows.bulk_update([given_away], ["tenant"]),
+        "given away by key": lambda: rows.filter(user_id="carol").update(tenant_id=acme.pk),
+        "given away whole": lambda: globex.credentials.update(tenant=acme),
+        "given away unsaid": lambda: rows.update(tenant_id=models.F("tenant_id") - 1),
+        "renamed": lambda: Tenant.objects.update(id=acme.pk),
+    }
+    with isolation.of(globex.pk):
+        for write in writes.values():
+            with pytest.raises(IsolationError), transaction.atomic():
+                write()
+        globex.credentials.add(alice)
+    assert everything() == before
+
+
+def test_what_django_reads_by_a_key_that_it_holds_is_the_current_tenants(
+    people: dict[str, OAuthCredential], globex: Tenant
+) -> None:
+    alice = people["alice"]
+    pointing = TokenFingerprint(tenant=globex, credential_id=alice.pk)
+    with isolation.of(globex.pk):
+        for read in (alice.refresh_from_db, lambda: pointing.credential):
+            with pytest.raises(OAuthCredential.DoesNotExist):
+                read()
+    with isolation.nobody(), pytest.raises(IsolationError):
+        alice.refresh_from_db()
 
 
 def test_a_task_begins_at_work_for_nobody_however_it_is_called() -> None:
@@ -248,13 +315,6 @@ def raw(statement: str, *values: object) -> list[tuple[object, ...]]:
 
 def tables_of_tenants() -> list[str]:
     return sorted(model._meta.db_table for model in of_tenants())
-
-
-def everything() -> dict[str, list[object]]:
-    return {
-        model.__name__: list(model._default_manager.order_by("pk").values())
-        for model in of_tenants()
-    }
 
 
 # By the wall, or by the triggers of the audit trail, which come before it.

@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import Q
 
 from tokens.models.keys import DataKey
-from tokens.models.scoped import OfTenant, ScopedManager, Unscoped
+from tokens.models.scoped import OfTenant, ScopedManager, ScopedQuerySet, Unscoped
 from tokens.models.tenant import Tenant
 
 
@@ -49,7 +49,7 @@ class Problem(models.TextChoices):
     NO_ANSWER = "no_answer"
 
 
-class CredentialQuerySet(models.QuerySet["OAuthCredential"]):
+class CredentialQuerySet(ScopedQuerySet["OAuthCredential"]):
     def for_tenant(self, tenant: Tenant) -> Self:
         return self.filter(tenant=tenant)
 

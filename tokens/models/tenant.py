@@ -7,7 +7,7 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
-from tokens.models.scoped import OfTenant, TenantManager
+from tokens.models.scoped import OfTenant, ScopedManager
 
 DEFAULT_TENANT = "default"
 DEFAULT_USER = "default"
@@ -72,8 +72,8 @@ class Tenant(OfTenant):
     deletion_began_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
-    objects = TenantManager()
-    tenant_attribute = "pk"
+    objects = ScopedManager()
+    tenant_column = "id"
 
     class Meta:
         ordering = ("slug",)
