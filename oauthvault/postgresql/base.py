@@ -12,12 +12,17 @@ from typing import Any
 from django.db import NotSupportedError
 from django_prometheus.db.backends.postgresql import base
 from psycopg import sql
-from psycopg.pq import TransactionStatus
 
 from tokens import isolation
 
-# What ends a transaction's trouble, and must be sent alone: in a failed one nothing else goes.
-_ALONE = re.compile(r"\s*(SAVEPOINT|ROLLBACK|RELEASE|BEGIN|COMMIT)\b[^;]*;?\s*", re.IGNORECASE)
+# What must be sent alone, and shows nobody a row: what ends a transaction's trouble, since in a
+# failed one nothing else goes; and what PostgreSQL takes outside of a transaction only, which
+# two statements in one message are. Of the latter what we know a use for: the rest is refused.
+_ALONE = re.compile(
+    r"\s*(SAVEPOINT|ROLLBACK|RELEASE|BEGIN|COMMIT|VACUUM|(CREATE|DROP) DATABASE"
+    r"|(CREATE( UNIQUE)?|DROP) INDEX CONCURRENTLY)\b[^;]*;?\s*",
+    re.IGNORECASE,
+)
 _EVERYBODY = "*"
 
 
@@ -39,16 +44,9 @@ def _telling(cursor_class: type[Any]) -> type[Any]:
     class TellingCursor(cursor_class):  # type: ignore[misc]  # Django's, made at run time
         def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
             text = _text(query, self.connection)
-            scope = isolation.current()
-            if _ALONE.fullmatch(text) or (
-                # At work for nobody, and no transaction in which anybody was before: a
-                # statement as it is, of which some (CREATE DATABASE) must come alone.
-                scope == isolation.NOBODY
-                and self.connection.autocommit
-                and self.connection.info.transaction_status == TransactionStatus.IDLE
-            ):
+            if _ALONE.fullmatch(text):
                 return super().execute(text, params, **options)
-            super().execute(_told(scope) + text, params, **options)
+            super().execute(_told(isolation.current()) + text, params, **options)
             self.nextset()
             return self
 
@@ -69,7 +67,8 @@ def _telling(cursor_class: type[Any]) -> type[Any]:
 
 
 def _told(scope: isolation.Scope) -> str:
-    """Both settings, each time: what an earlier statement of the transaction was told is over.
+    """Both settings, each time, and empty ones for nobody: what an earlier statement of the
+    transaction was told is over, and so is what another client left on the session (a pool).
     Numbers and hexadecimal digits only: nothing in it needs to be quoted."""
     if scope.tenant_ids is None:
         tenants = _EVERYBODY

@@ -405,6 +405,37 @@ def test_nothing_of_a_scope_is_left_behind_on_the_connection(
 
 
 @on_postgresql
+def test_a_setting_that_somebody_left_on_the_session_shows_nothing(
+    people: dict[str, OAuthCredential], acme: Tenant, acme_key: str, alone: None
+) -> None:
+    """A session of a pool in front of PostgreSQL had other clients before."""
+    raw("SET oauthvault.tenants = '*'")
+    raw(f"SET oauthvault.key = '{api_key_digest(acme_key)}'")
+    try:
+        for table in tables_of_tenants():
+            assert raw(f"SELECT count(*) FROM {table}") == [(0,)], table  # noqa: S608  ours
+        with isolation.of(acme.pk):
+            assert raw("SELECT count(*) FROM claude_oauth_tokens") == [(2,)]
+    finally:
+        raw("RESET oauthvault.tenants")
+        raw("RESET oauthvault.key")
+
+
+@on_postgresql
+def test_what_postgresql_takes_only_by_itself_is_sent_by_itself(acme: Tenant) -> None:
+    """It is refused for other reasons than that it came with what tells for whom it is."""
+    with isolation.of(acme.pk):
+        raw("VACUUM tokens_heartbeat")
+        for act in (
+            "DROP DATABASE ours",
+            "CREATE INDEX CONCURRENTLY ours ON tokens_heartbeat (at)",
+            "DROP INDEX CONCURRENTLY ours",
+        ):
+            with pytest.raises(ProgrammingError, match=r"permission|owner|does not exist"):
+                raw(act)
+
+
+@on_postgresql
 def test_whatever_is_sent_is_told_for_whom_it_is_or_not_sent(
     people: dict[str, OAuthCredential], acme: Tenant, alone: None
 ) -> None:
