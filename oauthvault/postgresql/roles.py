@@ -17,23 +17,27 @@ def name_of(connection: BaseDatabaseWrapper) -> str:
 
 def passes_the_wall(connection: BaseDatabaseWrapper) -> bool:
     """Whether row-level security does not hold for this connection: its role, or one that it
-    may turn itself into, is superuser or has BYPASSRLS."""
+    may turn itself into, is superuser or has BYPASSRLS.
+
+    Its role is the one that it signed in as. What it has put on by SET ROLE is one of those that
+    this may turn into, and RESET ROLE takes it off.
+    """
     return bool(
         _asked(
             connection,
             "SELECT bool_or(rolsuper OR rolbypassrls) FROM pg_roles "
-            "WHERE pg_has_role(current_user, oid, 'MEMBER')",
+            "WHERE pg_has_role(session_user, oid, 'MEMBER')",
         )
     )
 
 
 def owns_the_tables(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the role of this connection could take the wall down."""
+    """Whether the role that this connection signed in as could take the wall down."""
     return bool(
         _asked(
             connection,
             "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND "
-            "relnamespace = to_regnamespace(%s) AND pg_has_role(current_user, relowner, 'MEMBER')",
+            "relnamespace = to_regnamespace(%s) AND pg_has_role(session_user, relowner, 'MEMBER')",
             SCHEMA,
         )
     )

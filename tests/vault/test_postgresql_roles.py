@@ -180,6 +180,25 @@ def test_a_role_that_could_pass_the_wall_is_told_by_doctor_and_by_a_check(
     assert "oauthvault.W004" not in run(tmp_path, "check", "--deploy", DATABASE_URL=owner).stderr
 
 
+def test_a_superuser_who_has_put_on_a_plain_role_is_told_for_a_superuser(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    """Django puts it on by SET ROLE, and whoever can send RESET ROLE takes it off."""
+    owner, plain, superuser = roles
+    dressed = f"{superuser}?assume_role={urlsplit(plain).username}"
+    done = run(tmp_path, "init", DATABASE_URL=dressed, OAUTHVAULT_MIGRATION_DATABASE_URL=owner)
+    assert (done.returncode, "row-level security" in done.stderr) == (1, True)
+    variables = {"DATABASE_URL": plain, "OAUTHVAULT_MIGRATION_DATABASE_URL": owner}
+    assert run(tmp_path, "init", **variables).returncode == 0
+    assert "bypasses row-level" in run(tmp_path, "doctor", DATABASE_URL=dressed).stdout
+    assert "oauthvault.W004" in run(tmp_path, "check", "--deploy", DATABASE_URL=dressed).stderr
+    dressed = f"{owner}?assume_role={urlsplit(plain).username}"
+    with psycopg.connect(superuser, autocommit=True) as admin:
+        names = [sql.Identifier(urlsplit(url).username or "") for url in (plain, owner)]
+        admin.execute(sql.SQL("GRANT {} TO {}").format(*names))
+    assert "could take the wall down" in run(tmp_path, "doctor", DATABASE_URL=dressed).stdout
+
+
 def test_the_wall_holds_for_the_owner_too_and_migrations_see_everybodys_rows(
     roles: tuple[str, str, str], tmp_path: Path
 ) -> None:

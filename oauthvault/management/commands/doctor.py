@@ -135,8 +135,9 @@ def _role() -> Finding:
     if roles.passes_the_wall(connection):
         return (
             "role", _WORTH_A_LOOK,
-            f"{name} is superuser or bypasses row-level security; give the service a plain role "
-            "(`oauthvault prepare_roles`) and migrate with OAUTHVAULT_MIGRATION_DATABASE_URL",
+            f"{name} is superuser or bypasses row-level security, or may turn into a role that "
+            "does; give the service a plain role (`oauthvault prepare_roles`) and migrate with "
+            "OAUTHVAULT_MIGRATION_DATABASE_URL",
         )  # fmt: skip
     if roles.owns_the_tables(connection):
         return (
