@@ -8,11 +8,14 @@ import functools
 import hashlib
 import hmac
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Count
+from django.db.models.functions import Substr
 
 from oauthvault import datadir
 from oauthvault.env import ConfigurationError
@@ -25,6 +28,8 @@ FINGERPRINTS = "fingerprints"
 API_KEYS = "api keys"
 AUDIT_TRAIL = "audit trail"
 _PURPOSES = (FINGERPRINTS, API_KEYS, AUDIT_TRAIL)
+# The KEK that a wrapped text says it opens with: v1.<12 characters>.…
+_NAMED_INSIDE = Substr("wrapped", 4, 12)
 
 
 def load_keyring() -> Keyring:
@@ -60,7 +65,7 @@ def check_keys() -> None:
 def prepare_keys() -> None:
     """On the first start make the keys; on every start prove that they open the database.
 
-    A key that does not open what is there stops the start and changes nothing: neither a
+    A KEK that does not open what is there stops the start and changes nothing: neither a
     new key file nor a new row comes of it.
     """
     if not settings.ENCRYPTION_KEYS and not _something_is_sealed():
@@ -94,15 +99,18 @@ def ensure_vault_keys(keyring: Keyring) -> None:
 
 @isolation.every_tenant()
 def verify_keys(keyring: Keyring) -> None:
-    """Raise ConfigurationError unless every wrapped key names a KEK at hand that opens it.
+    """Raise ConfigurationError unless every KEK that a key was wrapped by is at hand, and
+    every key of the vault's own opens.
 
-    One key of each kind is opened; of the rest the name of the KEK is compared, which is
-    derived from the KEK itself.
+    A KEK is compared by its name, which is derived from the KEK itself. So a data key that
+    does not open is damaged, whatever else opens: that concerns its tenant, and keeps nobody
+    from starting (`damaged_data_keys`).
     """
-    needed = set(VaultKey.objects.values_list("kek_id", flat=True)) | set(
-        DataKey.objects.values_list("kek_id", flat=True).distinct()
+    named = keks_named(VaultKey) + keks_named(DataKey)
+    # A name that stands in one of the two places only is damage too, and no key that is missing.
+    missing = sorted(
+        column for column, inside in named if column == inside and column not in keyring
     )
-    missing = sorted(kek for kek in needed if kek not in keyring)
     if missing:
         raise ConfigurationError(
             "CLAUDE_TOKEN_ENCRYPTION_KEY does not open what the database holds: "
@@ -111,17 +119,26 @@ def verify_keys(keyring: Keyring) -> None:
             "Nothing was changed"
         )
     try:
-        for kek in sorted(needed):
-            vault_key = VaultKey.objects.filter(kek_id=kek).first()
-            if vault_key is not None:
-                keyring.unwrap(vault_key.wrapped, key_id="vault", context=[vault_key.purpose])
-            data_key = DataKey.objects.filter(kek_id=kek).first()
-            if data_key is not None:
-                unwrap_data_key(data_key)
+        for row in VaultKey.objects.order_by("pk"):
+            keyring.unwrap(row.wrapped, key_id="vault", context=[row.purpose])
     except EncryptionError as error:
         raise ConfigurationError(
-            f"a key in the database does not open ({error.detail}). Nothing was changed"
+            f"a key of the vault's own, {row.purpose!r}, does not open ({error.detail}): restore "
+            "its row from a backup. Nothing was changed"
         ) from None
+
+
+def keks_named(kind: type[DataKey] | type[VaultKey]) -> Counter[tuple[str, str]]:
+    """How many keys name which KEK: in their column, and inside of their wrapped text."""
+    rows = kind.objects.order_by().values_list("kek_id", _NAMED_INSIDE).annotate(Count("pk"))
+    return Counter({(column, inside): count for column, inside, count in rows})
+
+
+@isolation.every_tenant()
+def damaged_data_keys() -> list[DataKey]:
+    """The data keys that do not open with the keys at hand, and whose they are."""
+    rows = DataKey.objects.select_related("tenant").order_by("tenant__slug", "pk")
+    return [row for row in rows if not data_key_opens(row)]
 
 
 def fingerprint(token_text: str) -> str:
@@ -160,6 +177,15 @@ def still_there(row: DataKey) -> bool:
 def unwrap_data_key(row: DataKey) -> Key:
     """The data key itself. EncryptionError if it belongs to another tenant or KEK."""
     return _unwrapped(row.wrapped, row.key_id, f"tenant {row.tenant_id}")
+
+
+def data_key_opens(row: DataKey) -> bool:
+    """Whether it does, with the KEKs at hand."""
+    try:
+        unwrap_data_key(row)
+    except EncryptionError:
+        return False
+    return True
 
 
 def new_data_key(tenant: Tenant) -> DataKey:

@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 from django.core.management import CommandError
 from django.db import connection
+from django.test import Client
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from pytest_django import Settings
@@ -256,11 +257,9 @@ def test_one_key_that_does_not_open_keeps_no_other_from_being_rewrapped(
         retired_at="2026-01-01T00:00:00Z",
     )  # fmt: skip
     add_primary(settings)
-    assert rewrap() == 5
+    assert "data keys that do not open: alien of acme" in run("rotate_keys", refused=True)
     assert to_rewrap(load_keyring()) == 1
     assert states()[name_of(old)] == "needed"
-    with pytest.raises(ConfigurationError, match="a key in the database does not open"):
-        run("rotate_keys")
 
 
 def test_two_rewrappings_at_once_wrap_each_key_once_or_twice_and_lose_none(
@@ -272,6 +271,119 @@ def test_two_rewrappings_at_once_wrap_each_key_once_or_twice_and_lose_none(
     assert sum(results) == 5  # type: ignore[arg-type]
     give(settings, new)
     assert_everything_opens(upstream)
+
+
+# --- Damage ----------------------------------------------------------------------------------
+
+
+def damage(row: DataKey | VaultKey) -> None:
+    """As a disk, or somebody with SQL, would."""
+    middle = len(row.wrapped) // 2
+    other = "A" if row.wrapped[middle] != "A" else "B"
+    row.wrapped = row.wrapped[:middle] + other + row.wrapped[middle + 1 :]
+    type(row).objects.filter(pk=row.pk).update(wrapped=row.wrapped)
+    keyring.forget()
+
+
+def key_of(tenant: Tenant) -> DataKey:
+    key = data_keys.present_key(tenant)
+    assert key is not None
+    return key
+
+
+@pytest.mark.parametrize("slug", ["acme", "globex"], ids=["the first one", "another one"])
+def test_a_damaged_data_key_concerns_its_tenant_only(
+    team: dict[str, OAuthCredential], acme: Tenant, globex: Tenant, slug: str, client: Client,
+    settings: Settings,
+) -> None:  # fmt: skip
+    hurt, well = (acme, globex) if slug == "acme" else (globex, acme)
+    damage(key_of(hurt))
+    keyring.prepare_keys()
+    assert client.get("/readyz").status_code == 200
+    told = run("doctor", "--json", refused=True)
+    wrong = {
+        row["what"]: row["detail"]
+        for row in json.loads(told[: told.rindex("]") + 1])
+        if row["state"] == "wrong"
+    }
+    assert wrong.keys() == {"data keys"}
+    assert f"{key_of(hurt).key_id} of {slug} (" in wrong["data keys"]
+    assert key_of(well).key_id not in wrong["data keys"]
+    add_primary(settings)
+    refusal = run("rotate_keys", refused=True)
+    assert f"{key_of(hurt).key_id} of {slug}" in refusal
+    assert "4 keys are wrapped under" in refusal
+    assert to_rewrap(load_keyring()) == 1
+    keyring.prepare_keys()
+    for row in team.values():
+        row.refresh_from_db()
+        assert sealing.opens(row) == (row.tenant == well)
+
+
+def test_a_tenant_whose_data_key_is_damaged_is_given_another_one(
+    team: dict[str, OAuthCredential], acme: Tenant, globex: Tenant, upstream: Simulator,
+    store: Store, settings: Settings,
+) -> None:  # fmt: skip
+    hurt = key_of(acme)
+    damage(hurt)
+    told = run("rotate_keys", "--all-tenants", refused=True)
+    assert "acme: data key" in told
+    assert "globex: data key" in told
+    assert "5 credentials were left under an older key" in told
+    for name in PEOPLE:
+        store(acme, name, upstream.new_login(name))
+    later(settings, old_keys.grace() + 1)
+    sweep()
+    assert not DataKey.objects.filter(pk=hurt.pk).exists()
+    assert_everything_opens(upstream)
+    findings = {row["what"]: row["state"] for row in json.loads(run("doctor", "--json"))}
+    assert findings["data keys"] == "ok"
+
+
+def test_a_key_that_is_damaged_in_the_middle_of_a_rotation_is_replaced_all_the_same(
+    team: dict[str, OAuthCredential], acme: Tenant, globex: Tenant, upstream: Simulator
+) -> None:
+    with killed_at(15):
+        rotate(acme)
+    assert data_keys.under_older_keys(acme).exists()
+    damage(key_of(acme))
+    with killed_at(15):
+        rotate(globex)
+    sweep()
+    assert not data_keys.under_older_keys(globex).exists(), "acme's keeps nobody from his"
+    done = rotate(acme)
+    assert done.is_new
+    assert done.left == done.damaged
+
+
+def test_a_damaged_key_of_the_vaults_own_stops_the_start(
+    team: dict[str, OAuthCredential],
+) -> None:
+    """Whichever it is: without it no API key, or fingerprint, or record is known again."""
+    for row in VaultKey.objects.all():
+        whole = row.wrapped
+        damage(row)
+        with pytest.raises(ConfigurationError, match=f"'{row.purpose}', does not open"):
+            keyring.prepare_keys()
+        VaultKey.objects.filter(pk=row.pk).update(wrapped=whole)
+    keyring.prepare_keys()
+
+
+def test_a_wrong_name_of_a_kek_stops_nobody_and_makes_none_removable(
+    team: dict[str, OAuthCredential], acme: Tenant, settings: Settings
+) -> None:
+    (old,) = given_keys(settings)
+    new = add_primary(settings)
+    rewrap_all(load_keyring(), actor="test", now=clock.now())
+    give(settings, old, new)
+    rotate(acme)
+    give(settings, new, old)
+    for name in ("f" * 12, name_of(new)):
+        DataKey.objects.filter(tenant=acme, retired_at=None).update(kek_id=name)
+        keyring.prepare_keys()
+        assert states()[name_of(old)] == "needed"
+    assert rewrap() == 1
+    assert states()[name_of(old)] == "removable"
 
 
 # --- Data keys -------------------------------------------------------------------------------
@@ -660,6 +772,21 @@ def test_an_unfinished_rotation_of_the_key_file_goes_on_without_a_further_key(
     assert (told["new_key"], told["rewrapped"]) == (None, 5)
     assert len(key_file.read_text().split()) == 2
     assert_everything_opens(upstream)
+
+
+def test_a_damaged_data_key_keeps_the_others_from_no_new_key(
+    key_file: Path, team: dict[str, OAuthCredential], acme: Tenant
+) -> None:
+    """It stays under the KEK that it was wrapped by, and so does that KEK."""
+    old = name_of(key_file.read_text().strip())
+    damage(key_of(acme))
+    for rounds in (1, 2):
+        told = run("rotate_keys", "--new-key", "--yes", "--json", refused=True)
+        assert json.loads(told[: told.rindex("}") + 1])["new_key"] == load_keyring().primary_id
+        assert len(key_file.read_text().split()) == 1 + rounds
+    removed = json.loads(run("rotate_keys", "--remove-unneeded", "--yes", "--json"))["removed"]
+    assert len(removed) == 1
+    assert states()[old] == "needed"
 
 
 def test_what_backups_may_need_is_not_removed_where_nobody_can_be_asked(

@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 
 from tokens import audit, isolation, sealing
 from tokens.errors import EncryptionError
-from tokens.keyring import key_file_at_rest, new_data_key, sealing_key
+from tokens.keyring import data_key_opens, key_file_at_rest, new_data_key, sealing_key
 from tokens.models import DataKey, OAuthCredential, Tenant
 from tokens.rotation.old_keys import OldKey, destroy_unneeded
 
@@ -96,7 +96,8 @@ def _make_new_key(tenant: Tenant, actor: str, now: float, replacing: str | None)
         # One at a time: of two who begin at once, the second finds the first one's rotation.
         Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk)
         before = present_key(tenant)
-        if before is None or _is_unfinished(tenant):
+        # One that does not open seals nothing, not even the rest of an earlier rotation.
+        if before is None or (data_key_opens(before) and _is_unfinished(tenant)):
             return False
         if replacing is not None and before.key_id != replacing:
             return False
@@ -127,7 +128,11 @@ def _finish(
     each: Callable[[], None],
 ) -> Rotation:
     resealed, damaged = 0, 0
-    for _ in range(_PASSES):
+    before = present_key(tenant)
+    # Under one that does not open nothing can be sealed; `rotate_data_key` puts another in its
+    # place.
+    opens = before is None or data_key_opens(before)
+    for _ in range(_PASSES if opens else 0):
         room = None if most is None else most - resealed
         moved, damaged = _reseal_all(tenant, most=room, each=each)
         resealed += moved

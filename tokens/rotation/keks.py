@@ -1,17 +1,18 @@
 """KEK rotation: every wrapped key comes under the primary KEK. No token is opened by it."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from django.db import transaction
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 
 from tokens import audit, isolation
 from tokens.encryption import Keyring
 from tokens.errors import EncryptionError
-from tokens.keyring import rewrapped, verify_keys
+from tokens.keyring import data_key_opens, keks_named, rewrapped, verify_keys
 from tokens.models import DataKey, VaultKey
 
 logger = logging.getLogger(__name__)
@@ -44,14 +45,13 @@ class KekUse:
 def kek_uses(keyring: Keyring) -> list[KekUse]:
     """Every KEK at hand, the primary first, and whether it is still needed."""
     with isolation.every_tenant():
-        data_keys = dict(DataKey.objects.order_by().values_list("kek_id").annotate(Count("pk")))
-        vault_keys = dict(VaultKey.objects.order_by().values_list("kek_id").annotate(Count("pk")))
+        data_keys, vault_keys = keks_named(DataKey), keks_named(VaultKey)
     return [
         KekUse(
             kek_id=kek_id,
             is_primary=kek_id == keyring.primary_id,
-            data_keys=data_keys.get(kek_id, 0),
-            vault_keys=vault_keys.get(kek_id, 0),
+            data_keys=_naming(kek_id, data_keys),
+            vault_keys=_naming(kek_id, vault_keys),
         )
         for kek_id in keyring.ids
     ]
@@ -60,8 +60,17 @@ def kek_uses(keyring: Keyring) -> list[KekUse]:
 def to_rewrap(keyring: Keyring) -> int:
     """How many keys are wrapped by another KEK than the primary one."""
     with isolation.every_tenant():
-        return sum(
-            kind.objects.exclude(kek_id=keyring.primary_id).count() for kind in (VaultKey, DataKey)
+        of_the_vault = _others(VaultKey.objects.all(), keyring).count()
+        return of_the_vault + _others(DataKey.objects.all(), keyring).count()
+
+
+def is_unfinished(keyring: Keyring) -> bool:
+    """Whether there is anything to rewrap. A data key that does not open stays under its KEK
+    for as long as it is there, and must not keep the others from a new one."""
+    with isolation.every_tenant():
+        data_keys = _others(DataKey.objects.all(), keyring)
+        return _others(VaultKey.objects.all(), keyring).exists() or any(
+            data_key_opens(row) for row in data_keys.iterator()
         )
 
 
@@ -95,7 +104,7 @@ def _rewrap_pages(
     each: Callable[[], None],
 ) -> int:
     done, last = 0, 0
-    others = rows.exclude(kek_id=keyring.primary_id).order_by("pk")
+    others = _others(rows, keyring).order_by("pk")
     while page := list(others.filter(pk__gt=last)[:_PAGE]):
         last = page[-1].pk
         with transaction.atomic():
@@ -111,7 +120,8 @@ def _rewrap_one(row: Row, keyring: Keyring, actor: str, now: float) -> bool:
     try:
         wrapped = rewrapped(row, keyring)
     except EncryptionError as error:
-        logger.error("key %s cannot be rewrapped: %s", row, error.detail)
+        whose = f" of tenant {row.tenant.slug}" if isinstance(row, DataKey) else ""
+        logger.error("key %s%s cannot be rewrapped: %s", row, whose, error.detail)
         return False
     changed = (
         type(row)
@@ -128,3 +138,15 @@ def _rewrap_one(row: Row, keyring: Keyring, actor: str, now: float) -> bool:
             **{"from": row.kek_id, "to": keyring.primary_id},
         )
     return bool(changed)
+
+
+def _others(rows: "QuerySet[Row]", keyring: Keyring) -> "QuerySet[Row]":
+    """Those that are not wrapped by the primary KEK, or name another one in either place."""
+    primary = keyring.primary_id
+    return rows.exclude(kek_id=primary, wrapped__startswith=f"v1.{primary}.")
+
+
+def _naming(kek_id: str, named: "Counter[tuple[str, str]]") -> int:
+    """Keys that name this KEK in either place. Where the two differ nobody can tell which is
+    right, and both are needed."""
+    return sum(count for names, count in named.items() if kek_id in names)

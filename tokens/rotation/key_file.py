@@ -15,7 +15,7 @@ from oauthvault.env import ConfigurationError
 from tokens.encryption import Keyring, generate_kek, kek_id, parse_kek
 from tokens.errors import VaultError
 from tokens.keyring import keys_in_file, load_keyring, verify_keys
-from tokens.rotation.keks import kek_uses, to_rewrap
+from tokens.rotation.keks import is_unfinished, kek_uses
 
 
 class KeysAreGiven(VaultError):
@@ -34,7 +34,7 @@ def add_new_key() -> str | None:
     with _turn():
         keyring = load_keyring()
         verify_keys(keyring)
-        if to_rewrap(keyring):
+        if is_unfinished(keyring):
             return None
         new = generate_kek()
         _write([new, *keys_in_file()])

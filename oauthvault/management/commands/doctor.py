@@ -14,7 +14,7 @@ from oauthvault.env import ConfigurationError
 from oauthvault.management.commands.init import refuse_silent_redis
 from oauthvault.postgresql import roles
 from tokens import clock, epoch
-from tokens.keyring import load_keyring, verify_keys
+from tokens.keyring import damaged_data_keys, load_keyring, verify_keys
 from tokens.management.command import VaultCommand, add_json
 from tokens.management.far_side import another_server
 from tokens.models import AuditChain, Heartbeat, OAuthCredential, Standing, Tenant
@@ -101,6 +101,13 @@ def _named(use: KekUse) -> str:
 
 
 def _data_keys() -> Finding:
+    if damaged := _damaged():
+        return (
+            "data keys", _BROKEN,
+            f"do not open: {'; '.join(damaged)}. Restore these rows from a backup; else "
+            "`oauthvault rotate_keys --tenant T` gives the tenant another one, and whoever's login "
+            "was sealed under it signs in to Claude again",
+        )  # fmt: skip
     now = clock.now()
     tenants = list(data_keys.unfinished().order_by("slug"))
     waiting = [
@@ -124,6 +131,20 @@ def _data_keys() -> Finding:
     if kept:
         return "data keys", _GOOD, f"replaced, and still needed: {'; '.join(kept)}"
     return "data keys", _GOOD, "every credential is sealed under its tenant's present one"
+
+
+def _damaged() -> list[str]:
+    """Data keys that do not open, where that is not for want of a KEK: of that `_keys` speaks."""
+    try:
+        verify_keys(load_keyring())
+    except ConfigurationError:
+        return []
+    found = []
+    for row in damaged_data_keys():
+        under = OAuthCredential.objects.filter(tenant=row.tenant, data_key=row).count()
+        logins = "1 credential" if under == 1 else f"{under} credentials"
+        found.append(f"{row.key_id} of {row.tenant.slug} ({logins} sealed under it)")
+    return found
 
 
 def _role() -> Finding:

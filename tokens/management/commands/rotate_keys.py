@@ -7,7 +7,7 @@ from django.core.management.base import CommandError
 from django.db import connection
 
 from tokens import audit, clock, isolation
-from tokens.keyring import load_keyring, verify_keys
+from tokens.keyring import damaged_data_keys, load_keyring, verify_keys
 from tokens.management.command import (
     VaultCommand,
     actor,
@@ -97,10 +97,16 @@ class Command(VaultCommand):
                 else f"Everything is wrapped under key {keyring.primary_id} already."
             )
             self._say_uses(kek_uses(keyring))
+        if damaged := damaged_data_keys():
+            named = ", ".join(f"{row.key_id} of {row.tenant.slug}" for row in damaged)
+            raise CommandError(
+                f"data keys that do not open: {named}. All others are done; `oauthvault doctor` "
+                "says what becomes of these"
+            )
         if left:
             raise CommandError(
                 f"{_keys(left)} not wrapped under key {keyring.primary_id}: another process "
-                "changes them, or they do not open (the log names them); run this again"
+                "changes them; run this again"
             )
 
     def _new_key(self, **options: Any) -> str | None:
