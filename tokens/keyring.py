@@ -9,8 +9,6 @@ import hashlib
 import hmac
 import secrets
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -19,7 +17,7 @@ from django.db.models.functions import Substr
 
 from oauthvault import datadir
 from oauthvault.env import ConfigurationError
-from tokens import isolation
+from tokens import isolation, wrapping
 from tokens.encryption import Key, Keyring, generate_kek, parse_kek
 from tokens.errors import EncryptionError
 from tokens.models import DataKey, Tenant, VaultKey
@@ -86,6 +84,7 @@ def ensure_vault_keys(keyring: Keyring) -> None:
     present = set(VaultKey.objects.values_list("purpose", flat=True))
     try:
         with transaction.atomic():
+            wrapping.take_part()
             for purpose in _PURPOSES:
                 if purpose not in present:
                     _, wrapped = keyring.new_key(key_id="vault", context=[purpose])
@@ -191,23 +190,15 @@ def data_key_opens(row: DataKey) -> bool:
 def new_data_key(tenant: Tenant) -> DataKey:
     """A fresh data key of the tenant, wrapped by the primary KEK. IntegrityError if one that
     seals is there."""
-    keyring = load_keyring()
-    key_id = secrets.token_hex(8)
-    _, wrapped = keyring.new_key(key_id=key_id, context=[f"tenant {tenant.pk}"])
-    return DataKey.objects.create(
-        key_id=key_id, tenant=tenant, wrapped=wrapped, kek_id=keyring.primary_id
-    )
-
-
-@contextmanager
-def key_file_at_rest() -> Iterator[None]:
-    """While no KEK comes into the key file or goes out of it: a key that is wrapped meanwhile
-    is wrapped by one that is there afterwards. Where no key file counts, nothing changes."""
-    if settings.ENCRYPTION_KEYS:
-        yield
-        return
-    with datadir.turn(settings.OAUTHVAULT_DATA_DIR / "init.lock"):
-        yield
+    with transaction.atomic():
+        wrapping.take_part()
+        # Not read before: it could be taken away by now.
+        keyring = load_keyring()
+        key_id = secrets.token_hex(8)
+        _, wrapped = keyring.new_key(key_id=key_id, context=[f"tenant {tenant.pk}"])
+        return DataKey.objects.create(
+            key_id=key_id, tenant=tenant, wrapped=wrapped, kek_id=keyring.primary_id
+        )
 
 
 def rewrapped(row: DataKey | VaultKey, keyring: Keyring) -> str:
@@ -219,8 +210,7 @@ def rewrapped(row: DataKey | VaultKey, keyring: Keyring) -> str:
 
 def _first_data_key(tenant: Tenant) -> DataKey:
     try:
-        with transaction.atomic():
-            return new_data_key(tenant)
+        return new_data_key(tenant)
     except IntegrityError:
         # Another process made this tenant's first key in the same moment.
         return DataKey.objects.get(tenant=tenant, retired_at=None)

@@ -14,7 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 from django.core.management import CommandError
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ from tests.vault.conftest import Reread
 from tests.vault.test_commands import run
 from tests.vault.test_refresh import claim_of, in_threads, refresh_one
 from tests.vault.test_save_failures import Trouble, every, spooled_for
-from tokens import clock, epoch, isolation, keyring, sealing, tasks, vault
+from tokens import clock, epoch, isolation, keyring, sealing, tasks, vault, wrapping
 from tokens.encryption import kek_id, parse_kek
 from tokens.keyring import fingerprint, load_keyring
 from tokens.models import (
@@ -144,7 +144,9 @@ def killed_at(statement: int) -> Iterator[None]:
 
 
 @contextmanager
-def in_between(act: Callable[[], object]) -> Iterator[None]:
+def in_between(
+    act: Callable[[], object], *, reading: str = '"access_token_encrypted"'
+) -> Iterator[None]:
     """Do ``act``, in a thread of its own, when a batch of rows has been read, and before any of
     them is written."""
     done = False
@@ -152,7 +154,7 @@ def in_between(act: Callable[[], object]) -> Iterator[None]:
     def execute(run: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         nonlocal done
         answer = run(sql, params, many, context)
-        reads_rows = sql.startswith("SELECT") and '"access_token_encrypted"' in sql
+        reads_rows = sql.startswith("SELECT") and reading in sql
         if reads_rows and not done and not connection.in_atomic_block:
             done = True
             (result,) = in_threads(1, act)
@@ -230,6 +232,56 @@ def test_a_key_that_another_process_makes_under_the_old_one_keeps_that_needed(
     store(late, "lena", upstream.new_login("lena"))
     give(settings, new, old)
     assert states()[name_of(old)] == "needed"
+    assert rewrap() == 1
+    assert states()[name_of(old)] == "removable"
+
+
+@pytest.fixture
+def two_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at the same time, and nobody who waits long for the other one."""
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has one transaction at a time that may wrap a key")
+    monkeypatch.setattr(wrapping, "_PATIENCE", 0.2)
+
+
+@contextmanager
+def first_import_under_way(tenant: Tenant) -> Iterator[None]:
+    """Somebody's transaction has made the tenant's first data key, and goes on until the end."""
+    wrapped, go_on = threading.Event(), threading.Event()
+
+    @isolation.of(tenant.pk)
+    def importing() -> None:
+        try:
+            with transaction.atomic():
+                keyring.sealing_key(tenant)
+                wrapped.set()
+                assert go_on.wait(30)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=importing)
+    thread.start()
+    assert wrapped.wait(30)
+    try:
+        yield
+    finally:
+        go_on.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("two_transactions")
+def test_a_key_is_not_called_removable_while_somebody_may_be_wrapping_by_it(
+    settings: Settings, acme: Tenant
+) -> None:
+    """A process that was not restarted yet, whose transaction nobody else sees into."""
+    (old,) = given_keys(settings)
+    with first_import_under_way(acme):
+        new = add_primary(settings)
+        told = json.loads(run("rotate_keys", "--json"))
+        assert {each["id"]: each["state"] for each in told["encryption_keys"]} == {
+            name_of(new): "primary", name_of(old): "needed",
+        }  # fmt: skip
+        assert "a key that is being made, perhaps" in run("rotate_keys")
     assert rewrap() == 1
     assert states()[name_of(old)] == "removable"
 
@@ -771,6 +823,69 @@ def test_an_unfinished_rotation_of_the_key_file_goes_on_without_a_further_key(
     told = json.loads(run("rotate_keys", "--new-key", "--yes", "--json"))
     assert (told["new_key"], told["rewrapped"]) == (None, 5)
     assert len(key_file.read_text().split()) == 2
+    assert_everything_opens(upstream)
+
+
+@pytest.mark.usefixtures("two_transactions")
+def test_a_line_stays_in_the_key_file_while_somebody_may_be_wrapping_by_it(
+    key_file: Path, acme: Tenant
+) -> None:
+    old = key_file.read_text().strip()
+    with first_import_under_way(acme):
+        run("rotate_keys", "--new-key", "--yes")
+        assert "Nothing was removed" in run("rotate_keys", "--remove-unneeded", "--yes")
+        assert old in key_file.read_text()
+    keyring.prepare_keys()
+    assert "1 key is wrapped" in run("rotate_keys")
+    run("rotate_keys", "--remove-unneeded", "--yes")
+    assert old not in key_file.read_text()
+    keyring.forget()
+    assert keyring.data_key_opens(key_of(acme))
+
+
+@pytest.mark.usefixtures("two_transactions")
+def test_who_comes_to_wrap_while_keys_are_counted_wraps_by_the_file_as_it_is_afterwards(
+    key_file: Path, acme: Tenant
+) -> None:
+    @isolation.of(acme.pk)
+    def importing() -> None:
+        try:
+            keyring.sealing_key(acme)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=importing)
+    with wrapping.while_nobody_wraps() as alone:
+        assert alone
+        thread.start()
+        while not _waits_for_us():
+            assert thread.is_alive()
+        new = new_kek()
+        key_file.write_text(f"{new}\n{key_file.read_text()}")
+    thread.join()
+    assert key_of(acme).kek_id == name_of(new)
+
+
+def _waits_for_us() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        return cursor.fetchone() is not None
+
+
+def test_a_rewrapping_that_was_stopped_wraps_nothing_by_a_key_that_is_gone_by_now(
+    key_file: Path, team: dict[str, OAuthCredential], upstream: Simulator
+) -> None:
+    old, new, other = key_file.read_text().strip(), new_kek(), new_kek()
+    key_file.write_text(f"{other}\n{new}\n{old}\n")
+
+    def meanwhile() -> None:
+        key_file.write_text(f"{new}\n{other}\n{old}\n")
+        run("rotate_keys")
+        run("rotate_keys", "--remove-unneeded", "--yes")
+
+    with in_between(meanwhile, reading='SELECT "tokens_datakey"."id"'):
+        rewrap()
+    assert key_file.read_text().split() == [new]
     assert_everything_opens(upstream)
 
 

@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 
 from tokens import audit, isolation, sealing
 from tokens.errors import EncryptionError
-from tokens.keyring import data_key_opens, key_file_at_rest, new_data_key, sealing_key
+from tokens.keyring import data_key_opens, new_data_key, sealing_key
 from tokens.models import DataKey, OAuthCredential, Tenant
 from tokens.rotation.old_keys import OldKey, destroy_unneeded
 
@@ -92,7 +92,7 @@ def present_key(tenant: Tenant) -> DataKey | None:
 
 
 def _make_new_key(tenant: Tenant, actor: str, now: float, replacing: str | None) -> bool:
-    with key_file_at_rest(), transaction.atomic():
+    with transaction.atomic():
         # One at a time: of two who begin at once, the second finds the first one's rotation.
         Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk)
         before = present_key(tenant)

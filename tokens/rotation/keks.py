@@ -12,8 +12,9 @@ from django.db.models import QuerySet
 from tokens import audit, isolation
 from tokens.encryption import Keyring
 from tokens.errors import EncryptionError
-from tokens.keyring import data_key_opens, keks_named, rewrapped, verify_keys
+from tokens.keyring import data_key_opens, keks_named, load_keyring, rewrapped, verify_keys
 from tokens.models import DataKey, VaultKey
+from tokens.wrapping import take_part, while_nobody_wraps
 
 logger = logging.getLogger(__name__)
 
@@ -27,24 +28,26 @@ Row = TypeVar("Row", DataKey, VaultKey)
 
 @dataclass(frozen=True, kw_only=True)
 class KekUse:
-    """One KEK at hand, and how many keys of the database open with it only."""
+    """One KEK at hand, and how many keys of the database open with it only. ``may_be_more``:
+    somebody wraps a key at this moment that is not to be seen yet, and it may be by this one."""
 
     kek_id: str
     is_primary: bool
     data_keys: int
     vault_keys: int
+    may_be_more: bool
 
     @property
     def state(self) -> str:
         """primary, needed, or removable: nothing in this database needs it any more."""
         if self.is_primary:
             return "primary"
-        return "needed" if self.data_keys + self.vault_keys else "removable"
+        return "needed" if self.data_keys + self.vault_keys or self.may_be_more else "removable"
 
 
 def kek_uses(keyring: Keyring) -> list[KekUse]:
     """Every KEK at hand, the primary first, and whether it is still needed."""
-    with isolation.every_tenant():
+    with isolation.every_tenant(), while_nobody_wraps() as alone:
         data_keys, vault_keys = keks_named(DataKey), keks_named(VaultKey)
     return [
         KekUse(
@@ -52,6 +55,7 @@ def kek_uses(keyring: Keyring) -> list[KekUse]:
             is_primary=kek_id == keyring.primary_id,
             data_keys=_naming(kek_id, data_keys),
             vault_keys=_naming(kek_id, vault_keys),
+            may_be_more=not alone,
         )
         for kek_id in keyring.ids
     ]
@@ -108,6 +112,10 @@ def _rewrap_pages(
     while page := list(others.filter(pk__gt=last)[:_PAGE]):
         last = page[-1].pk
         with transaction.atomic():
+            take_part()
+            # Another process has put a newer one before it, and ours may be gone already.
+            if load_keyring().primary_id != keyring.primary_id:
+                return done
             moved = sum(_rewrap_one(row, keyring, actor, now) for row in page)
         for _ in range(moved):
             each()

@@ -2,7 +2,7 @@
 
 Its processes read the file whenever they open a key that is new to them. So nothing has to
 be restarted: a key stands in the file before anything is wrapped by it, and as long as
-anything is.
+anything is (`tokens.wrapping`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,11 @@ from django.conf import settings
 
 from oauthvault import datadir
 from oauthvault.env import ConfigurationError
-from tokens.encryption import Keyring, generate_kek, kek_id, parse_kek
+from tokens.encryption import generate_kek, kek_id, parse_kek
 from tokens.errors import VaultError
 from tokens.keyring import keys_in_file, load_keyring, verify_keys
 from tokens.rotation.keks import is_unfinished, kek_uses
+from tokens.wrapping import while_nobody_wraps
 
 
 class KeysAreGiven(VaultError):
@@ -44,16 +45,14 @@ def add_new_key() -> str | None:
 def remove_unneeded() -> list[str]:
     """Take out of the key file what nothing in the database needs; the ids of these keys.
     Raises as `add_new_key`."""
-    with _turn():
+    # From the counting to the writing, so that who wraps next reads the file as it is then.
+    with _turn(), while_nobody_wraps():
         keyring, texts = load_keyring(), keys_in_file()
         verify_keys(keyring)
-        removed = _removable(keyring)
+        removed = [use.kek_id for use in kek_uses(keyring) if use.state == "removable"]
         if removed:
-            _write_without(removed, texts)
-        if (still := _removable(keyring)) != removed:
-            # A process that had read the file before us has wrapped a key of its own by one.
-            _write_without(still, texts)
-        return still
+            _write([text for text in texts if kek_id(parse_kek(text)) not in removed])
+        return removed
 
 
 def refuse_given_keys() -> None:
@@ -71,14 +70,6 @@ def _turn() -> Iterator[None]:
     refuse_given_keys()
     with datadir.turn(settings.OAUTHVAULT_DATA_DIR / "init.lock"):
         yield
-
-
-def _removable(keyring: Keyring) -> list[str]:
-    return [use.kek_id for use in kek_uses(keyring) if use.state == "removable"]
-
-
-def _write_without(removed: Sequence[str], texts: Sequence[str]) -> None:
-    _write([text for text in texts if kek_id(parse_kek(text)) not in removed])
 
 
 def _write(texts: Sequence[str]) -> None:

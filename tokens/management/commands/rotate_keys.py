@@ -250,6 +250,8 @@ def _wraps(use: KekUse) -> str:
         parts.append(f"{use.data_keys} data key{'s' if use.data_keys > 1 else ''}")
     if use.vault_keys:
         parts.append(f"{use.vault_keys} of the vault's own keys")
+    if use.may_be_more and not use.is_primary:
+        parts.append("a key that is being made, perhaps: ask again")
     return ", ".join(parts) or "nothing"
 
 
