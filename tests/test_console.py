@@ -1,6 +1,8 @@
 """The console script itself: how it ends where nobody reads, or nobody answers."""
 
+import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,27 @@ def test_a_reader_who_has_read_enough_ends_a_command_quietly(folder: Path, comma
     assert done.returncode == 141
 
 
+def test_a_question_at_a_terminal_does_not_come_into_the_json(folder: Path) -> None:
+    done = _run(folder, "create_tenant", "doomed", stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    for answer, status in (("no", 1), ("doomed", 0)):
+        keyboard, terminal = pty.openpty()
+        try:
+            os.write(keyboard, f"{answer}\n".encode())
+            done = _run(
+                folder, "delete_tenant", "doomed", "--json", stdin=terminal, stdout=subprocess.PIPE
+            )
+        finally:
+            os.close(keyboard)
+            os.close(terminal)
+        assert done.returncode == status, done.stderr
+        assert "Nobody can undo it. Type doomed to go on: " in done.stderr
+        if status:
+            assert done.stdout == ""
+        else:
+            assert json.loads(done.stdout)["tenant"] == "doomed"
+
+
 def test_a_password_that_nobody_can_give_is_a_sentence(folder: Path) -> None:
     done = _run(folder, "changepassword", "admin", stdout=subprocess.PIPE)
     assert "Traceback" not in done.stderr
@@ -58,13 +81,17 @@ def test_a_disk_that_takes_nothing_is_called_by_its_name(folder: Path) -> None:
 
 
 def _run(
-    folder: Path, *arguments: str, stdout: int, full: bool = False
+    folder: Path,
+    *arguments: str,
+    stdout: int,
+    stdin: int = subprocess.DEVNULL,
+    full: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
     within = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh"] if full else []
     return subprocess.run(
         [*within, sys.executable, "-m", "oauthvault.cli", *arguments],
         env=clean_environment(OAUTHVAULT_DATA_DIR=str(folder)),
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
         # Without a terminal to ask at.

@@ -133,11 +133,22 @@ def confirm(question: str, *, yes: bool, otherwise: str, word: str | None = None
     if not sys.stdin.isatty():
         raise CommandError(f"{otherwise}: there is no terminal to ask at; say --yes", returncode=2)
     if word is not None:
-        agreed = input(f"{question} Type {word} to go on: ").strip() == word
+        agreed = _answer(f"{question} Type {word} to go on: ") == word
     else:
-        agreed = input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
+        agreed = _answer(f"{question} [y/N] ").lower() in {"y", "yes"}
     if not agreed:
         raise CommandError(otherwise)
+
+
+def _answer(question: str) -> str:
+    """Asked on standard error: what goes to standard output may be read by a program (--json).
+    EOFError where the input has ended."""
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.strip()
 
 
 def progress(total: int, *, wanted: bool = True) -> Callable[[], None]:
