@@ -4,9 +4,15 @@ audit trail's oldest batches.
 Looked after by the sweep, once an hour, tenant by tenant, in pages, and for a few seconds
 at a time: what is left over is for the next sweep. The counts in `tokens.statistics` are
 kept by themselves and lose nothing by it. Times are Unix seconds.
+
+A clock that is a year ahead makes a year of the trail look old. So the time by which age is
+judged goes on by a day at most with each look: set right within some hours, such a clock costs
+some days of what was next to go. A vault that was away catches up in the same way.
 """
 
+import logging
 import time
+from datetime import UTC, datetime
 
 from django.conf import settings
 from django.db.models import QuerySet
@@ -15,28 +21,33 @@ from tokens import isolation
 from tokens.models import HandOut, Heartbeat, Outcome, RefreshAttempt, Tenant
 from tokens.trail.drop import drop_old
 
+logger = logging.getLogger(__name__)
+
 _DAY, _HOUR = 86_400, 3600
-_PART = "history"
+# When it was done last, and by what time age was judged when all of it was.
+_PART, _JUDGED = "history", "history judged"
 # Rows of one transaction, and seconds of one sweep.
 _PAGE, _LONGEST = 1000, 5.0
 
 
 def forget_old(*, now: float) -> bool:
     """Forget what is too old, if that was not done within the hour. Whether it was done."""
-    Heartbeat.objects.get_or_create(part=_PART, defaults={"at": 0.0})
     # One sweep of several that come at once.
-    if not Heartbeat.objects.filter(part=_PART, at__lte=now - _HOUR).update(at=now):
+    if not Heartbeat.take_turn(_PART, every=_HOUR, now=now):
         return False
     until = time.monotonic() + _LONGEST
-    done = drop_old(before=now - settings.OAUTHVAULT_AUDIT_DAYS * _DAY, now=now, until=until)
+    judged = _judged_by(now)
+    done = drop_old(before=judged - settings.OAUTHVAULT_AUDIT_DAYS * _DAY, now=now, until=until)
     with isolation.every_tenant():
         tenants = list(Tenant.objects.order_by("pk").values_list("pk", flat=True))
-    before = now - settings.OAUTHVAULT_HISTORY_DAYS * _DAY
+    before = judged - settings.OAUTHVAULT_HISTORY_DAYS * _DAY
     for tenant_id in tenants:
         with isolation.of(tenant_id):
             for old in (attempts, hand_outs):
                 done = _delete(old(tenant_id=tenant_id, before=before), until=until) and done
-    if not done:
+    if done:
+        Heartbeat.objects.update_or_create(part=_JUDGED, defaults={"at": judged})
+    else:
         Heartbeat.objects.filter(part=_PART, at=now).update(at=0.0)
     return True
 
@@ -55,6 +66,23 @@ def hand_outs(*, tenant_id: int, before: float) -> QuerySet[HandOut]:
     return HandOut.objects.filter(tenant_id=tenant_id, minute__lt=int(before) // 60).order_by(
         "minute"
     )
+
+
+def _judged_by(now: float) -> float:
+    """The time by which age is judged: now, and not more than a day after the last one."""
+    last = Heartbeat.objects.filter(part=_JUDGED).values_list("at", flat=True).first()
+    if last is None or now <= last + _DAY:
+        return now
+    logger.warning(
+        "what is old enough to be forgotten is judged by %s, a day after it was judged last, and "
+        "not by the clock (%s): the vault was away, or the clock is wrong",
+        _told(last + _DAY), _told(now),
+    )  # fmt: skip
+    return last + _DAY
+
+
+def _told(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _delete(old: "QuerySet[RefreshAttempt] | QuerySet[HandOut]", *, until: float) -> bool:

@@ -35,7 +35,7 @@ Key = tuple[int, str]  # tenant, actor
 def look_at_spans(*, now: float) -> int:
     """Count the users of each service key in this hour and the one before, and say of each
     that is unusual so: once an hour. The number said. At most every five minutes."""
-    if not _my_turn(now):
+    if not Heartbeat.take_turn(_PART, every=EVERY, now=now):
         return 0
     this_hour = int(now) // _HOUR
     # What was handed out in the last seconds of an hour is written after its end.
@@ -63,13 +63,6 @@ def users_by_key(hour: int) -> QuerySet[HandOut, tuple[int, str, int]]:
         .order_by("-users")
         .values_list("tenant_id", "actor", "users")
     )
-
-
-def _my_turn(now: float) -> bool:
-    """Whether nobody has looked within five minutes. One UPDATE decides."""
-    _, first = Heartbeat.objects.get_or_create(part=_PART, defaults={"at": now})
-    mine = Heartbeat.objects.filter(part=_PART, at__lte=now - EVERY).update(at=now)
-    return first or bool(mine)
 
 
 def _look_at(hour: int, *, now: float) -> int:

@@ -1059,6 +1059,44 @@ def test_the_old_is_looked_after_once_an_hour_or_at_once_where_time_was_up(
     assert history.forget_old(now=NOW + 3620)
 
 
+def test_a_clock_that_was_ahead_keeps_nothing_from_being_looked_after(acme: Tenant) -> None:
+    assert history.forget_old(now=NOW)
+    assert history.forget_old(now=NOW + 366 * DAY)
+    assert history.forget_old(now=NOW + DAY)
+    assert not history.forget_old(now=NOW + DAY + 3599)
+
+
+def test_a_clock_that_is_far_ahead_takes_a_day_of_the_trail_and_not_all_of_it(
+    acme: Tenant, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    seal_all(at=time.time())
+    horizon = NOW - settings.OAUTHVAULT_AUDIT_DAYS * DAY
+    days = []
+    for day in range(5):
+        days += act(acme, 1, at=horizon + day * DAY)
+        seal_all()
+
+    def left() -> list[int]:
+        rows = AuditEvent.objects.filter(pk__in=days).order_by("pk")
+        return list(rows.values_list("pk", flat=True))
+
+    assert history.forget_old(now=NOW)
+    assert left() == days
+    far = NOW + 366 * DAY
+    for number, hours in enumerate((0, 1), start=1):
+        assert history.forget_old(now=far + hours * 3600)
+        assert left() == days[number:]
+    assert "the vault was away, or the clock is wrong" in caplog.text
+    caplog.clear()
+    # Set right: what was judged too early is not judged again.
+    assert history.forget_old(now=NOW + 3600)
+    assert left() == days[2:]
+    assert history.forget_old(now=NOW + 2.5 * DAY)
+    assert left() == days[2:], "from now on by the clock, a day at a time"
+    assert history.forget_old(now=NOW + 2.6 * DAY)
+    assert left() == days[3:]
+
+
 def test_what_is_old_or_unsealed_is_found_by_its_index(acme: Tenant, globex: Tenant) -> None:
     chain = AuditChain.objects.create(pk=acme.pk, tenant=acme)
     AuditBatch.objects.bulk_create(

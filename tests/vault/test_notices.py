@@ -105,6 +105,16 @@ def test_a_look_is_taken_every_few_minutes_at_most(handed_out: HandedOut) -> Non
     assert KeySpan.objects.get().users == 7
 
 
+def test_a_clock_that_was_ahead_keeps_nobody_from_looking(handed_out: HandedOut) -> None:
+    notices.look_at_spans(now=NOW + 300 * 86_400)
+    handed_out(7)
+    notices.look_at_spans(now=NOW)
+    assert KeySpan.objects.get().users == 7
+    handed_out(9, ago=-1)
+    notices.look_at_spans(now=NOW + 1)
+    assert KeySpan.objects.get().users == 7, "and the next look comes in its turn"
+
+
 def test_what_is_older_than_a_week_is_forgotten(acme: Tenant) -> None:
     for ago in (1, 24 * 7, 24 * 7 + 2):
         KeySpan.objects.create(tenant=acme, actor=KEY, hour=HOUR - ago, users=1)
