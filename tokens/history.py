@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db.models import QuerySet
 
 from tokens import isolation
-from tokens.models import HandOut, Heartbeat, Outcome, RefreshAttempt, Tenant
+from tokens.models import UNSETTLED, HandOut, Heartbeat, Outcome, RefreshAttempt, Tenant
 from tokens.trail.drop import drop_old
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,15 @@ def forget_old(*, now: float) -> bool:
 
 
 def attempts(*, tenant_id: int, before: float) -> QuerySet[RefreshAttempt]:
-    """Refreshes that ended and were begun before. Served by the index `attempt_recent`."""
+    """Refreshes that ended and were begun before. Served by the index `attempt_recent`.
+
+    Not those whose answer may still come home: a replaced data key is kept for its sake
+    (`tokens.rotation.old_keys`), and an answer without its attempt is nobody's.
+    """
     return (
         RefreshAttempt.objects.filter(tenant_id=tenant_id, started_at__lt=before)
         .exclude(outcome=Outcome.IN_FLIGHT)
+        .exclude(UNSETTLED)
         .order_by("started_at")
     )
 

@@ -1049,6 +1049,30 @@ def test_old_refreshes_and_hand_outs_are_forgotten_and_young_or_open_ones_are_no
         assert HandOut.objects.filter(tenant=tenant).count() == 2
 
 
+def test_a_refresh_whose_answer_may_still_come_home_is_not_forgotten(
+    acme: Tenant, settings: Settings
+) -> None:
+    """Nor is the data key that this answer was sealed under destroyed meanwhile."""
+    credential = a_credential(acme)
+    began = NOW - settings.OAUTHVAULT_HISTORY_DAYS * DAY - 9
+    for generation, outcome, saved in (
+        (credential.generation, Outcome.UNKNOWN, False),
+        (credential.generation, Outcome.NOT_SAVED, False),
+        (credential.generation, Outcome.UNKNOWN, True),  # its process said that none had come
+        (credential.generation - 1, Outcome.UNKNOWN, False),
+    ):
+        RefreshAttempt.objects.create(
+            tenant=acme, credential=credential, lease_id=uuid.uuid4(), cause=Cause.SWEEP,
+            generation=generation, started_at=began, outcome=outcome, answer_saved=saved,
+        )  # fmt: skip
+    assert history.forget_old(now=NOW)
+    left = RefreshAttempt.objects.order_by("pk").values_list("generation", "answer_saved")
+    assert list(left) == [(credential.generation, False)] * 2
+    OAuthCredential.objects.filter(pk=credential.pk).update(generation=credential.generation + 1)
+    assert history.forget_old(now=NOW + 3600)
+    assert not RefreshAttempt.objects.exists()
+
+
 def test_the_old_is_looked_after_once_an_hour_or_at_once_where_time_was_up(
     acme: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from tests.vault.conftest import Reread
 from tests.vault.test_commands import run
 from tests.vault.test_refresh import claim_of, in_threads, refresh_one
 from tests.vault.test_save_failures import Trouble, every, spooled_for
-from tokens import clock, epoch, isolation, keyring, sealing, tasks, vault, wrapping
+from tokens import clock, epoch, history, isolation, keyring, sealing, tasks, vault, wrapping
 from tokens.encryption import kek_id, parse_kek
 from tokens.keyring import fingerprint, load_keyring
 from tokens.models import (
@@ -41,6 +41,7 @@ from tokens.models import (
     VaultKey,
 )
 from tokens.refresh import replay, spool
+from tokens.refresh.abandoned import settle_abandoned
 from tokens.refresh.ask import present
 from tokens.refresh.save import save_answer
 from tokens.rotation import data_keys, keks, old_keys
@@ -631,6 +632,11 @@ def test_where_an_answer_may_lie_on_another_machine_its_key_is_kept_until_that_i
         assert old.why is None, "there is one machine, and its spool was seen to be empty"
         return
     assert "(alice)" in str(old.why)
+    later(settings, (settings.OAUTHVAULT_HISTORY_DAYS + 1) * 86_400)
+    assert settle_abandoned(now=clock.now()) == 1
+    assert history.forget_old(now=clock.now())
+    (old,) = old_keys.destroy_unneeded(tenant=acme, actor="test", now=clock.now())
+    assert "(alice)" in str(old.why), "or for however long it is away"
     store(acme, "alice", upstream.new_login("alice"))
     rotate(acme)
     later(settings, 86_400)

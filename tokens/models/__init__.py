@@ -1,4 +1,4 @@
-from tokens.models.attempt import Cause, Outcome, RefreshAttempt
+from tokens.models.attempt import UNSETTLED, Cause, Outcome, RefreshAttempt
 from tokens.models.audit import AuditBatch, AuditChain, AuditEvent
 from tokens.models.credential import OAuthCredential, Problem, Standing, Status
 from tokens.models.deployment import Deployment
@@ -14,6 +14,7 @@ from tokens.models.upstream import Upstream
 __all__ = [
     "DEFAULT_TENANT",
     "DEFAULT_USER",
+    "UNSETTLED",
     "AuditBatch",
     "AuditChain",
     "AuditEvent",

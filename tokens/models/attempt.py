@@ -34,6 +34,15 @@ class Outcome(models.TextChoices):
     NOT_SAVED = "not_saved", "answered, but the database could not be written"
 
 
+# Attempts whose answer may still come home, from wherever it lies: it was not saved, and the
+# credential has not moved on since.
+UNSETTLED = models.Q(
+    answer_saved=False,
+    outcome__in=[Outcome.IN_FLIGHT, Outcome.UNKNOWN, Outcome.NOT_SAVED],
+    credential__generation__lte=models.F("generation"),
+)
+
+
 class RefreshAttempt(OfTenant):
     """One claim and what came of it. Times are Unix seconds; never a token."""
 

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Q, QuerySet
 
 from tokens import audit, epoch
-from tokens.models import DataKey, OAuthCredential, RefreshAttempt, Tenant
+from tokens.models import UNSETTLED, DataKey, OAuthCredential, RefreshAttempt, Tenant
 from tokens.refresh import spool
 from tokens.refresh.save import LAST_PATIENCE
 
@@ -113,7 +113,7 @@ def _unanswered(key: DataKey, *, now: float) -> str | None:
     # So long may a process hold an answer that no place takes.
     held = Q(started_at__gt=now - settings.REFRESH_LEASE - LAST_PATIENCE)
     if not _one_spool(epoch.vault_id()):
-        held |= Q(credential__generation__lte=F("generation"))
+        held |= UNSETTLED
     waiting = attempts.filter(held).order_by("credential__user_id")
     users = list(waiting.values_list("credential__user_id", flat=True).distinct()[: _NAMED + 1])
     if not users:
