@@ -44,7 +44,9 @@ class BadTenantRequest(VaultError):
 def find_tenant(slug: str) -> Tenant:
     tenant = Tenant.objects.filter(slug=slug).first()
     if tenant is None:
-        raise NoTenant(f"there is no tenant {slug!r}; `oauthvault create_tenant {slug}` makes one")
+        raise NoTenant(
+            f"there is no tenant {slug!r}: `oauthvault list_tenants` names those there are"
+        )
     return tenant
 
 

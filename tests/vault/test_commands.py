@@ -71,8 +71,6 @@ def _texts_of_our_commands() -> Iterator[tuple[str, str, list[str]]]:
         positional = [action for action in actions if not action.option_strings]
         required = [action for action in actions if action.option_strings and action.required]
         for action in actions:
-            if action.option_strings and action.dest in {"name", "label"}:
-                continue
             words = [command]
             for other in positional:
                 words.append("%s" if other is action else "x")
@@ -88,7 +86,7 @@ def _texts_of_our_commands() -> Iterator[tuple[str, str, list[str]]]:
 @pytest.mark.parametrize(
     ("name", "words"),
     [pytest.param(name, words, id=f"{command} {name}")
-     for command, name, words in _texts_of_our_commands()],
+     for command, name, words in _texts_of_our_commands() if name not in ("--name", "--label")],
 )  # fmt: skip
 def test_an_empty_value_is_refused_and_never_means_everybody(
     acme: Tenant, name: str, words: list[str], blank: str
@@ -97,6 +95,32 @@ def test_an_empty_value_is_refused_and_never_means_everybody(
         call_command(*(blank if word == "%s" else word for word in words))
     assert f"{name} is empty" in str(refusal.value)
     assert refusal.value.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [pytest.param(name, words, id=f"{command} {name}")
+     for command, name, words in _texts_of_our_commands() if name != "FILE"],
+)  # fmt: skip
+def test_what_is_no_text_is_refused_in_one_line(acme: Tenant, name: str, words: list[str]) -> None:
+    r"""As Python hands on the byte \xff of a command line."""
+    with pytest.raises(CommandError) as refusal:
+        call_command(*("a\udcff" if word == "%s" else word for word in words))
+    assert str(refusal.value) == f"{name} is not UTF-8. Nothing was done"
+    assert refusal.value.returncode == 2
+
+
+def test_a_file_may_be_called_by_any_bytes(acme: Tenant, tmp_path: Path) -> None:
+    file = tmp_path / "team\udcff.jsonl"
+    file.write_text(json.dumps(login(1, user_id="alice")))
+    run("import_credentials", str(file), "--tenant", "acme")
+    assert OAuthCredential.objects.get().user_id == "alice"
+
+
+def test_whoever_names_a_tenant_that_is_not_there_is_told_where_the_names_are() -> None:
+    """And not, in the middle of deleting one, how to make it."""
+    refusal = run("delete_tenant", "nosuch", refused=True)
+    assert refusal == "there is no tenant 'nosuch': `oauthvault list_tenants` names those there are"
 
 
 def test_every_way_to_name_a_tenant_or_a_user_is_among_the_values_tried() -> None:

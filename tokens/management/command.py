@@ -3,10 +3,9 @@
 import getpass
 import itertools
 import json
-import re
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -18,8 +17,9 @@ from tokens.tenants import find_tenant
 
 _BAR = 30
 # What people read only: empty, it widens nothing.
-_MAY_BE_EMPTY = {"name", "label"}
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAY_BE_EMPTY = {"--name", "--label"}
+# Is called what the disk calls it, in whatever bytes.
+_MAY_BE_BYTES = "FILE"
 
 
 class VaultCommand(BaseCommand):
@@ -35,12 +35,7 @@ class VaultCommand(BaseCommand):
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         _hide_django_options(parser)
-        self._arguments = [
-            action
-            for action in parser._actions
-            if action.help != SUPPRESS
-            and not (action.option_strings and action.dest in _MAY_BE_EMPTY)
-        ]
+        self._arguments = [action for action in parser._actions if action.help != SUPPRESS]
         return parser
 
     def execute(self, *args: Any, **options: Any) -> str | None:
@@ -59,24 +54,27 @@ class VaultCommand(BaseCommand):
     def _refuse_blanks(self, options: dict[str, Any]) -> None:
         """A script's variable that was not set names nobody: it must not come to mean everybody,
         as it does where the option is left out."""
-        for action in self._arguments:
-            given = options.get(action.dest)
-            texts = given if isinstance(given, list) else [given]
-            if any(isinstance(text, str) and not text.strip() for text in texts):
-                name = action.option_strings[0] if action.option_strings else action.metavar
+        for name, texts in self._given(options):
+            if name not in _MAY_BE_EMPTY and any(not text.strip() for text in texts):
                 raise CommandError(
                     f"{name} is empty: was a variable not set? Nothing was done", returncode=2
                 )
 
     def _refuse_bytes(self, options: dict[str, Any]) -> None:
-        """What was typed in another encoding reaches us with halves of characters in place of
-        its bytes (PEP 383): no database takes them. A file may be called like that."""
-        for name, given in options.items():
-            if name == "file":
-                continue
+        """What is no UTF-8 on the command line comes here as halves of characters (PEP 383), and
+        no database takes one."""
+        for name, texts in self._given(options):
+            halves = (half for text in texts for half in text if "\ud800" <= half <= "\udfff")
+            if name != _MAY_BE_BYTES and any(halves):
+                raise CommandError(f"{name} is not UTF-8. Nothing was done", returncode=2)
+
+    def _given(self, options: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+        """Each option and argument, by the name that its user knows, and the texts it has."""
+        for action in self._arguments:
+            given = options.get(action.dest)
             texts = given if isinstance(given, list) else [given]
-            if any(isinstance(text, str) and _SURROGATE.search(text) for text in texts):
-                raise CommandError("an argument is not UTF-8. Nothing was done", returncode=2)
+            name = action.option_strings[0] if action.option_strings else str(action.metavar)
+            yield name, [text for text in texts if isinstance(text, str)]
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -112,7 +110,7 @@ def add_json(parser: ArgumentParser) -> None:
 
 
 def tenant_named(slug: str) -> Tenant:
-    """The tenant, or the refusal that says how to make one."""
+    """The tenant, or the refusal that says where to find their names."""
     return find_tenant(slug)
 
 
