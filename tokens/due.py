@@ -3,10 +3,12 @@
 Taking marks a row for a minute (`taken_until`), so that no other sweep publishes it, and a
 claim prolongs the mark to the end of its lease; what is marked counts as under way. So the
 bound holds however many workers there are, and nothing lies in a queue behind ten thousand
-of somebody else.
+of somebody else. A request past expiry waits for no turn: what requests have begun counts,
+and cannot take the places that are the sweep's own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from django.conf import settings
 from django.db import transaction
@@ -14,13 +16,23 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from tokens import isolation
 from tokens.clock import DatabaseNow
-from tokens.models import Heartbeat, OAuthCredential, Tenant
+from tokens.models import (
+    Cause,
+    Heartbeat,
+    OAuthCredential,
+    Outcome,
+    RefreshAttempt,
+    Tenant,
+)
 from tokens.refresh import gate
+from tokens.refresh.gate import Door
 
 Due = tuple[int, int, int]  # tenant, credential, generation
 
 # Seconds for which a credential that was published is not published again.
 TAKEN_FOR = 60
+# One place in so many is taken by no refresh that a request has begun.
+_OWN_SHARE = 4
 # How far one look goes into the line, and how many other tenants it asks for their first.
 _PAGE, _OTHERS = 500, 200
 # Nobody is at it: without a lease, or with one that is over.
@@ -38,28 +50,37 @@ def take(*, now: float, most: int) -> list[Due]:
     # By the one partial index, whatever the number of rows or tenants.
     if not OAuthCredential.objects.due(now=now).order_by().exists():
         return []
-    Heartbeat.objects.get_or_create(part=_TURN, defaults={"at": now})
-    with transaction.atomic():
-        Heartbeat.objects.select_for_update().get(part=_TURN)
+    with _one_after_the_other(now):
         busy = _busy(now)
         door = gate.look(now=now)
-        at_once = door.allowance(at_once=settings.OAUTHVAULT_REFRESHES_AT_ONCE)
-        room = min(most, at_once - sum(busy.values()))
+        room = min(most, _room_for_the_sweep(busy, door, now=now))
         if room <= 0:
             return []
         line = _line(now, room=room, probing=door.found_down)
-        chosen = _in_turns(line, busy=busy, room=room)
-        taken = list(
-            _waiting(now)
-            .filter(pk__in=[credential_id for _, credential_id in chosen])
-            .select_for_update(skip_locked=True, of=("self",))
+        return _mark(_in_turns(line, busy=busy, room=room), now=now)
+
+
+@isolation.every_tenant()
+def take_asked_for(wanted: Iterable[Due], *, now: float) -> list[Due]:
+    """Those of ``wanted`` that are due and find room, by the same bounds; as `take` does it.
+
+    What hand-outs publish has waited for no turn. What finds no room is left to the sweep.
+    """
+    asked = set(wanted)
+    with _one_after_the_other(now):
+        busy = _busy(now)
+        allowed = gate.look(now=now).allowance(at_once=settings.OAUTHVAULT_REFRESHES_AT_ONCE)
+        room = allowed - sum(busy.values())
+        if room <= 0:
+            return []
+        line = [
+            (tenant_id, credential_id)
+            for tenant_id, credential_id, generation in _waiting(now)
+            .filter(pk__in=[credential_id for _, credential_id, _ in asked])
             .values_list("tenant_id", "pk", "generation")
-        )
-        OAuthCredential.objects.filter(pk__in=[pk for _, pk, _ in taken]).update(
-            taken_until=now + TAKEN_FOR
-        )
-    order = {credential_id: place for place, (_, credential_id) in enumerate(chosen)}
-    return sorted(taken, key=lambda due: order[due[1]])
+            if (tenant_id, credential_id, generation) in asked
+        ]
+        return _mark(_in_turns(line, busy=busy, room=room), now=now)
 
 
 @isolation.every_tenant()
@@ -82,6 +103,30 @@ def postpone(tried: Due, *, now: float) -> None:
         OAuthCredential.objects.filter(
             _FREE, tenant_id=tenant_id, pk=credential_id, refresh_due_at__lte=int(now)
         ).update(taken_until=None, refresh_due_at=int(now) + TAKEN_FOR)
+
+
+@contextmanager
+def _one_after_the_other(now: float) -> Iterator[None]:
+    """A transaction of which there is one at a time: whoever takes has counted before."""
+    Heartbeat.objects.get_or_create(part=_TURN, defaults={"at": now})
+    with transaction.atomic():
+        Heartbeat.objects.select_for_update().get(part=_TURN)
+        yield
+
+
+def _mark(chosen: list[tuple[int, int]], *, now: float) -> list[Due]:
+    """Take these, in their order; without those that somebody has got hold of meanwhile."""
+    order = {credential_id: place for place, (_, credential_id) in enumerate(chosen)}
+    taken = list(
+        _waiting(now)
+        .filter(pk__in=list(order))
+        .select_for_update(skip_locked=True, of=("self",))
+        .values_list("tenant_id", "pk", "generation")
+    )
+    OAuthCredential.objects.filter(pk__in=[pk for _, pk, _ in taken]).update(
+        taken_until=now + TAKEN_FOR
+    )
+    return sorted(taken, key=lambda due: order[due[1]])
 
 
 def _waiting(now: float) -> QuerySet[OAuthCredential]:
@@ -107,6 +152,32 @@ def _busy(now: float) -> dict[int, int]:
         .order_by()
         .values_list("tenant_id")
         .annotate(count=Count("pk"))
+    )
+
+
+def _room_for_the_sweep(busy: dict[int, int], door: Door, *, now: float) -> int:
+    """How many may be taken, beside what is under way.
+
+    Requests begin refreshes without a turn. However many they have under way, and of how
+    many tenants, some places are the sweep's own: the others' tokens would else run out.
+    """
+    allowed = door.allowance(at_once=settings.OAUTHVAULT_REFRESHES_AT_ONCE)
+    under_way = sum(busy.values())
+    # While the server is found down there is one place, the probe's.
+    own = 0 if door.found_down else -(-allowed // _OWN_SHARE)
+    room = allowed - under_way
+    if room >= own:
+        return room
+    return max(room, own - max(0, under_way - _begun_by_requests(now)))
+
+
+def _begun_by_requests(now: float) -> int:
+    return (
+        RefreshAttempt.objects.filter(
+            outcome=Outcome.IN_FLIGHT, started_at__gt=now - settings.REFRESH_LEASE
+        )
+        .exclude(cause=Cause.SWEEP)
+        .count()
     )
 
 

@@ -90,10 +90,15 @@ def refresh_credentials(
 ) -> None:
     """Refresh each (tenant, credential, generation), unless it has moved on since.
 
+    What nobody is waiting for is refreshed only while it is due, and what hand-outs ask for
+    only as far as there is room: the sweep comes to the rest. A demand is no matter of either.
+
     Of a sweep's message each place goes to the next in the line as soon as it is free, for
     a while: a backlog is worked off without a way through the broker for every few.
     """
     ends = time.monotonic() + _LONGEST_TURN
+    if cause == Cause.HAND_OUT:
+        wanted = _take_asked_for(wanted)
     under_way: set[Future[bool]] = {
         _pool.submit(_refresh_one, *each, Cause(cause), actor) for each in wanted
     }
@@ -147,6 +152,18 @@ def _take_next(places: int) -> list[Due]:
         return due.take(now=clock.now(), most=places)
     except DatabaseError as error:
         logger.warning("the next in the line are left to the sweep: %s", type(error).__name__)
+        return []
+
+
+def _take_asked_for(wanted: Sequence[Due]) -> list[Due]:
+    # A message carries lists.
+    asked = [
+        (tenant_id, credential_id, generation) for tenant_id, credential_id, generation in wanted
+    ]
+    try:
+        return due.take_asked_for(asked, now=clock.now())
+    except DatabaseError as error:
+        logger.warning("what hand-outs ask for is left to the sweep: %s", type(error).__name__)
         return []
 
 

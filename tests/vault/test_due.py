@@ -20,8 +20,9 @@ from tests.simulator import Simulator
 from tests.vault.test_refresh import in_threads, refresh_one
 from tokens import due, epoch, keyring, outside, tasks
 from tokens.keyring import sealing_key
-from tokens.models import DataKey, OAuthCredential, Outcome, Tenant, Upstream
+from tokens.models import Cause, DataKey, OAuthCredential, Outcome, Tenant, Upstream
 from tokens.refresh import gate
+from tokens.refresh.claim import claim_credential
 from tokens.refresh.schedule import due_time
 from tokens.tasks import refresh_credentials, sweep
 from tokens.tenants import create_tenant, suspend_tenant
@@ -29,6 +30,7 @@ from tokens.tenants import create_tenant, suspend_tenant
 pytestmark = pytest.mark.django_db(transaction=True)
 
 Fill = Callable[..., list[OAuthCredential]]
+UnderWay = Callable[[Tenant, int], None]
 DAY = 86_400
 
 
@@ -213,6 +215,93 @@ def test_a_claim_takes_a_place_whoever_asked_for_it(
     OAuthCredential.objects.exclude(pk=alice.pk).update(taken_until=None)
     assert refresh_one(alice) == Outcome.REFRESHED
     assert take(now).total() == 20
+
+
+@pytest.fixture
+def under_way(upstream: Simulator, store: Store) -> UnderWay:
+    """So many refreshes that requests of a tenant have begun and that have no answer yet."""
+    numbers = itertools.count()
+
+    def _under_way(tenant: Tenant, count: int) -> None:
+        for number in itertools.islice(numbers, count):
+            name = f"asking{number}"
+            asking = store(tenant, name, upstream.new_login(name, expires_in=-10))
+            assert claim_credential(tenant.pk, asking.pk, Cause.HAND_OUT, "test", None)
+
+    return _under_way
+
+
+def test_requests_of_others_leave_a_tenant_its_turn(
+    acme: Tenant, globex: Tenant, default_tenant: Tenant,
+    under_way: UnderWay, fill: Fill, now: float,
+) -> None:  # fmt: skip
+    """Requests wait for no turn: as many as they like of a tenant may be under way."""
+    under_way(acme, 13)
+    under_way(default_tenant, 12)
+    fill(acme, 10)
+    fill(globex, 10, ago=100)
+    assert take(now) == {globex.pk: 5}, "a quarter of all, to whoever has fewest under way"
+    assert take(now) == {}
+
+
+def test_the_sweeps_own_places_are_none_beside_what_it_has_under_way(
+    acme: Tenant, globex: Tenant, under_way: UnderWay, fill: Fill, now: float
+) -> None:
+    fill(globex, 30)
+    assert take(now, most=3) == {globex.pk: 3}
+    under_way(acme, 19)
+    assert take(now) == {globex.pk: 2}
+    assert take(now) == {}
+
+
+def test_a_closed_door_closes_the_sweeps_own_places_too(
+    acme: Tenant, globex: Tenant, under_way: UnderWay, fill: Fill, now: float
+) -> None:
+    under_way(acme, 20)
+    fill(globex, 10)
+    gate.close_for(30, now=now)
+    assert take(now) == {}
+
+
+# --- What a hand-out asks for ---------------------------------------------------------------
+
+
+def test_what_hand_outs_ask_for_finds_room_by_the_same_bounds(
+    acme: Tenant, globex: Tenant, fill: Fill, now: float
+) -> None:
+    asked = [(acme.pk, each.pk, each.generation) for each in fill(acme, 30)]
+    assert due.take_asked_for(asked[:8], now=now) == asked[:8]
+    assert due.take_asked_for(asked[:8], now=now) == [], "they are taken"
+    assert due.take_asked_for(asked[8:], now=now) == asked[8:15]
+    (carol,) = fill(globex, 1)
+    assert due.take(now=now, most=1000) == [(globex.pk, carol.pk, carol.generation)]
+
+
+def test_what_a_hand_out_asks_for_is_taken_as_it_was_asked_for_or_not_at_all(
+    acme: Tenant, globex: Tenant, fill: Fill, now: float
+) -> None:
+    moved_on, later, foreign, good = fill(acme, 4)
+    OAuthCredential.objects.filter(pk=later.pk).update(refresh_due_at=int(now) + 60)
+    asked = [
+        (acme.pk, moved_on.pk, moved_on.generation - 1),
+        (acme.pk, later.pk, later.generation),
+        (globex.pk, foreign.pk, foreign.generation),
+        (acme.pk, good.pk, good.generation),
+    ]
+    assert due.take_asked_for(asked, now=now) == asked[3:]
+    assert list(OAuthCredential.objects.exclude(taken_until=None)) == [good]
+
+
+def test_a_message_of_a_hand_out_that_finds_no_room_is_left_to_the_sweep(
+    acme: Tenant, upstream: Simulator, store: Store, under_way: UnderWay
+) -> None:
+    under_way(acme, 15)
+    bob = store(acme, "bob", upstream.new_login("bob", expires_in=60))
+    refresh_credentials([(acme.pk, bob.pk, bob.generation)], Cause.HAND_OUT, "test")
+    assert upstream.counts.token_calls == 0
+    OAuthCredential.objects.exclude(pk=bob.pk).update(taken_until=None)
+    refresh_credentials([(acme.pk, bob.pk, bob.generation)], Cause.HAND_OUT, "test")
+    assert upstream.counts_of("bob").refreshed == 1
 
 
 # --- While the authorization server asks to wait -------------------------------------------
