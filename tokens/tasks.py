@@ -37,6 +37,8 @@ _DELETING = 5.0
 # And the seconds of one sweep that all of them get.
 _RESEALED_BY_A_SWEEP, _RESEALING = 1000, 5.0
 _last_looked_after = 0
+# Refreshes that nobody is waiting for.
+_UNASKED = (Cause.SWEEP, Cause.HAND_OUT)
 
 # A worker's refreshes, whatever the number of its tasks: nearly all of their time they wait
 # for the far side. Threads of a pool are joined when the interpreter ends.
@@ -91,7 +93,8 @@ def refresh_credentials(
     """Refresh each (tenant, credential, generation), unless it has moved on since.
 
     What nobody is waiting for is refreshed only while it is due, and what hand-outs ask for
-    only as far as there is room: the sweep comes to the rest. A demand is no matter of either.
+    only as far as there is room: the sweep comes to the rest. A demand need not be due, and
+    takes no turn.
 
     Of a sweep's message each place goes to the next in the line as soon as it is free, for
     a while: a backlog is worked off without a way through the broker for every few.
@@ -217,6 +220,7 @@ def _refresh_one(
             generation=generation,
             cause=cause,
             actor=actor,
+            only_if_due=cause in _UNASKED,
         )
         if outcome is None:
             due.postpone(this, now=clock.now())

@@ -246,7 +246,6 @@ _BY_USER = Prepared(
 def _hand_out(credential: OAuthCredential, *, actor: str, now: float) -> HandOut:
     token = sealing.open_access_token(credential)
     handouts.note(credential=credential, actor=actor, now=now)
-    due = credential.refresh_due_at
     return HandOut(
         credential=credential,
         access_token=token,
@@ -254,8 +253,7 @@ def _hand_out(credential: OAuthCredential, *, actor: str, now: float) -> HandOut
         generation=credential.generation,
         refresh_due=(
             credential.tenant.refreshes_ahead
-            and due is not None
-            and due <= now
+            and credential.is_due(now=now)
             and credential.can_refresh()
             and not credential.lease_in_force(now=now)
         ),

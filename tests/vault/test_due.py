@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from celery.signals import before_task_publish
 from django.conf import settings as django_settings
+from django.db import connection
 from django.db.models import Min
 from pytest_django import Settings
 
@@ -416,6 +417,39 @@ def test_what_cannot_be_refreshed_does_not_take_the_room_of_what_can(
             refresh_credentials(message)
     assert upstream.counts_of("carol").refreshed == 1
     assert upstream.counts_of("bob").refreshed == 1
+
+
+def test_a_message_that_comes_twice_does_not_ask_again_while_the_first_failure_backs_off(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    """Nothing has moved on after a failure: the generation is the same, and so is the message."""
+    alice = store(acme, "alice", upstream.new_login("alice", expires_in=60))
+    upstream.fail_next(times=50, status=503)
+    message = [(acme.pk, alice.pk, alice.generation)]
+    refresh_credentials(message)
+    asked = upstream.counts.token_calls
+    for cause in (Cause.SWEEP, Cause.HAND_OUT):
+        refresh_credentials(message, cause)
+    assert upstream.counts.token_calls == asked
+    refresh_credentials(message, Cause.DEMAND)
+    assert upstream.counts.token_calls > asked, "an operator's demand waits for nothing"
+
+
+def test_a_claim_only_if_due_is_judged_as_the_row_is_and_not_as_it_was_read(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    """Between the reading and the claim another one has tried, failed, and ended its lease."""
+    alice = store(acme, "alice", upstream.new_login("alice", expires_in=60))
+
+    def fails_meanwhile(run: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if sql.startswith("UPDATE") and "lease_id" in sql:
+            OAuthCredential.objects.filter(pk=alice.pk).update(refresh_due_at=time.time() + 30)
+        return run(sql, params, many, context)
+
+    where = (acme.pk, alice.pk, Cause.SWEEP, "test", alice.generation)
+    with connection.execute_wrapper(fails_meanwhile):
+        assert claim_credential(*where, only_if_due=True) is None
+    assert claim_credential(*where) is not None
 
 
 # --- When --------------------------------------------------------------------------------

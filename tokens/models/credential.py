@@ -206,6 +206,10 @@ class OAuthCredential(OfTenant):
     def lease_in_force(self, *, now: float) -> bool:
         return self.lease_until is not None and self.lease_until > now
 
+    def is_due(self, *, now: float) -> bool:
+        """Whether the sweep wants it: `CredentialQuerySet.due`."""
+        return self.refresh_due_at is not None and self.refresh_due_at <= now
+
     def expires_in(self, *, now: float) -> int:
         """Whole seconds of life left to the access token, never below zero."""
         return max(0, self.expires_at - int(now))

@@ -38,12 +38,14 @@ def refresh(
     cause: Cause,
     actor: str,
     generation: int | None = None,
+    only_if_due: bool = False,
 ) -> Outcome | None:
     """Refresh one credential, or leave it to whoever is at it already.
 
     None: nothing was claimed (another one holds the lease, the credential is not one that
-    can be refreshed, it is no longer of the ``generation`` that was asked for, or the
-    answer to an earlier refresh lay in the spool and is saved now). Otherwise how it ended.
+    can be refreshed, it is no longer of the ``generation`` that was asked for, it is not due
+    and ``only_if_due``, or the answer to an earlier refresh lay in the spool and is saved
+    now). Otherwise how it ended.
 
     Raises UpstreamRateLimited while a 429 governs, UpstreamUnavailable while the circuit is
     open, Quarantined in a restored database, RateLimited for a second 401 in a row,
@@ -56,12 +58,19 @@ def refresh(
         cause=cause,
         actor=actor,
         generation=generation,
+        only_if_due=only_if_due,
     )
     return None if claim is None else carry_out(claim)
 
 
 def claim_refresh(
-    *, tenant_id: int, credential_id: int, cause: Cause, actor: str, generation: int | None
+    *,
+    tenant_id: int,
+    credential_id: int,
+    cause: Cause,
+    actor: str,
+    generation: int | None,
+    only_if_due: bool = False,
 ) -> Claim | None:
     """The first half of a `refresh`: the claim, or None. Raises as `refresh`.
 
@@ -72,7 +81,9 @@ def claim_refresh(
     with isolation.of(tenant_id):
         if replay_for(tenant_id=tenant_id, credential_id=credential_id):
             return None
-        return claim_credential(tenant_id, credential_id, cause, actor, generation)
+        return claim_credential(
+            tenant_id, credential_id, cause, actor, generation, only_if_due=only_if_due
+        )
 
 
 def carry_out(claim: Claim) -> Outcome | None:

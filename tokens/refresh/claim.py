@@ -73,7 +73,13 @@ class Claim:
 
 
 def claim_credential(
-    tenant_id: int, credential_id: int, cause: Cause, actor: str, generation: int | None
+    tenant_id: int,
+    credential_id: int,
+    cause: Cause,
+    actor: str,
+    generation: int | None,
+    *,
+    only_if_due: bool = False,
 ) -> Claim | None:
     """One conditional UPDATE decides. It also proves that the store can be written, and
     marks the credential as in flight, before anything is spent."""
@@ -90,7 +96,7 @@ def claim_credential(
     ):
         return None
     now = clock.now()
-    if credential.lease_in_force(now=now):
+    if credential.lease_in_force(now=now) or (only_if_due and not credential.is_due(now=now)):
         return None
     last_chance = credential.unanswered_presentations > 0
     unanswered_since = _unanswered_since(credential, now) if last_chance else None
@@ -117,6 +123,8 @@ def claim_credential(
         # The answer to the first presentation may be on its way home from a place that
         # cannot be seen from here.
         grace = settings.SPOOL_GRACE
+    # A failure leaves the generation as it was: only the row's own time tells that it was tried.
+    due = Q(refresh_due_at__lte=clock.DatabaseNow()) if only_if_due else Q()
     free_since = clock.DatabaseNow() - Value(grace, output_field=FloatField())
     lease_end = Cast(
         clock.DatabaseNow() + Value(settings.REFRESH_LEASE, output_field=FloatField()),
@@ -128,6 +136,7 @@ def claim_credential(
     try:
         with transaction.atomic():
             claimed = OAuthCredential.objects.filter(
+                due,
                 Q(lease_until=None) | Q(lease_until__lte=free_since),
                 # No join: it would put the conditions on the row into a subquery, which is
                 # not asked again after a wait for the row's lock.
