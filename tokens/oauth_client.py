@@ -222,6 +222,8 @@ def _granted(body: dict[str, Any] | None) -> Granted | None:
         # To keep the old one in its place would be to present a spent one next time.
         return None
     said = body.get("expires_in")
+    if isinstance(said, str) and said.isascii() and said.isdigit():
+        said = int(said[:16])  # a number as text; more digits are no lifetime either
     seconds = _whole(said) or 0
     bounded = min(seconds, LONGEST_LIFE) if seconds > 0 else ASSUMED_LIFE
     login = _whole(body.get("refresh_token_expires_in"))

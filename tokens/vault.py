@@ -52,6 +52,7 @@ from tokens.models import (
 )
 from tokens.prepared import Prepared
 from tokens.refresh.claim import refuse_second_forced_refresh
+from tokens.refresh.schedule import FLOOR
 from tokens.secret import AccessToken, RefreshToken
 
 LONGEST_WAIT = 10.0
@@ -306,7 +307,8 @@ def _refreshed_for_request(
     credential: OAuthCredential, *, actor: str, wait: float, now: float
 ) -> OAuthCredential:
     """The credential after the refresh that this request needs. Begins one only if
-    refreshes ahead are wanted, and not while one that failed a moment ago backs off."""
+    refreshes ahead are wanted, and not while one that failed a moment ago backs off, nor
+    where the token of a moment ago has ended already."""
     if credential.standing == Standing.REVOKED:
         raise Revoked("The credential was revoked.")
     if credential.suspended_at is not None:
@@ -322,7 +324,7 @@ def _refreshed_for_request(
         and credential.refresh_due_at is not None
         and credential.refresh_due_at > now
     )
-    if backing_off:
+    if backing_off or _was_refreshed_just_now(credential, now=now):
         raise _refusal(credential, now=now)
     return _await_refresh(credential, cause=Cause.HAND_OUT, actor=actor, wait=wait, now=now)
 
@@ -384,6 +386,16 @@ def _refuse_after_a_failure(credential: OAuthCredential, *, now: float) -> None:
         raise refusal
 
 
+def _was_refreshed_just_now(credential: OAuthCredential, *, now: float) -> bool:
+    """Whether the next refresh is put off for no other reason than that the last one, which
+    worked, was within `FLOOR`."""
+    last, due = credential.last_refreshed_at, credential.refresh_due_at
+    if last is None or due is None or credential.problem != Problem.NONE:
+        return False
+    # A whole second more: both are written without their fractions.
+    return abs(now - last) <= FLOOR + 1 and 0 < due - now <= FLOOR
+
+
 def _in_progress() -> RefreshInProgress:
     # One second or two: a thousand who are told the same would come back in one moment.
     return RefreshInProgress(
@@ -410,6 +422,12 @@ def _refusal(credential: OAuthCredential, *, now: float) -> VaultError:
         Problem.NONE,
     ):
         # Without a problem: the refresh was claimed by another process a moment ago.
+        if _was_refreshed_just_now(credential, now=now):
+            return UpstreamUnavailable(
+                "Failed to refresh token. The authorization server gives tokens that end within "
+                "seconds; it is asked for the next one in a moment.",
+                retry_after=later,
+            )
         if credential.problem == Problem.NONE:
             return _in_progress()
         return UpstreamUnavailable(detail, retry_after=later)

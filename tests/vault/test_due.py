@@ -469,9 +469,16 @@ def test_a_thousand_that_were_imported_together_fall_due_apart() -> None:
 
 def test_a_short_lived_token_is_left_alone_for_half_of_its_life() -> None:
     now = 1_800_000_000.0
-    for lifetime in (2, 60, 300, 599):
+    for lifetime in (21, 60, 300, 599):
         at = due_time(expires_at=int(now) + lifetime, threshold=300, now=now, lifetime=lifetime)
         assert now + lifetime / 2 - 1 <= at < now + lifetime
+
+
+def test_however_short_its_life_a_token_is_not_replaced_within_ten_seconds() -> None:
+    now = 1_800_000_000.0
+    for lifetime in (1, 5, 15, 20):
+        at = due_time(expires_at=int(now) + lifetime, threshold=300, now=now, lifetime=lifetime)
+        assert at == now + 10
 
 
 def test_with_an_open_circuit_the_probe_is_one_that_was_never_sent_in_vain(

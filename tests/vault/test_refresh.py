@@ -543,7 +543,9 @@ def test_a_200_whose_token_is_none_is_an_unknown_outcome(
     assert reread(alice).standing == Standing.ACTIVE
 
 
-@pytest.mark.parametrize("absurd", [0, -5, None, "soon", 10**15, 1e300, True])
+@pytest.mark.parametrize(
+    "absurd", [0, -5, None, "soon", "-5", "1e3", "9" * 5000, "٣٠٠", 10**15, 1e300, True]
+)
 def test_an_absurd_lifetime_is_bounded_and_recorded(
     alice: OAuthCredential, upstream: Simulator, reread: Reread, absurd: object
 ) -> None:
@@ -551,6 +553,50 @@ def test_an_absurd_lifetime_is_bounded_and_recorded(
     assert refresh_one(alice) == Outcome.REFRESHED
     assert 0 < reread(alice).expires_in(now=time.time()) <= 366 * 86_400
     assert AuditEvent.objects.filter(action="refresh", detail__expires_in_bounded=True).exists()
+
+
+@pytest.mark.parametrize("said", ["28800", "0028800"])
+def test_a_lifetime_that_came_as_text_is_believed(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, said: str
+) -> None:
+    upstream.access_token_lifetime = said
+    assert refresh_one(alice) == Outcome.REFRESHED
+    assert reread(alice).expires_in(now=time.time()) == pytest.approx(28_800, abs=5)
+    assert not AuditEvent.objects.filter(detail__expires_in_bounded=True).exists()
+
+
+def test_tokens_of_a_second_are_asked_for_once_in_ten(
+    acme: Tenant, upstream: Simulator, store: Store, settings: Settings
+) -> None:
+    """Else whoever asks for one user's token has the authorization server asked all the time."""
+    upstream.access_token_lifetime = 1
+    store(acme, "bob", upstream.new_login("bob", expires_in=-10))
+
+    def hand_out(*, after: float) -> vault.HandOut:
+        settings.CLOCK_OFFSET = after
+        return vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=clock.now())
+
+    assert hand_out(after=0).generation == 2
+    for after in (2, 5, 8):
+        with pytest.raises(UpstreamUnavailable, match="end within seconds") as refused:
+            hand_out(after=after)
+        assert refused.value.retry_after == pytest.approx(10 - after, abs=1.5)
+        assert sweep() == 0
+    assert upstream.counts.token_calls == 1
+    assert hand_out(after=11).generation == 3
+    assert upstream.counts.token_calls == 2
+
+
+def test_a_login_that_is_stored_anew_is_refreshed_at_once(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    """The ten seconds are those of a login that a refresh has just given a token."""
+    upstream.access_token_lifetime = 1
+    assert refresh_one(alice) == Outcome.REFRESHED
+    upstream.access_token_lifetime = 3600
+    store(acme, "alice", upstream.new_login("alice", expires_in=-10))
+    handed = vault.issue_access_token(tenant=acme, user_id="alice", actor="test", now=clock.now())
+    assert handed.generation == 4
 
 
 def test_a_process_that_died_in_flight_leaves_its_trace(

@@ -4,6 +4,9 @@ import random
 
 from django.conf import settings
 
+# Seconds between two refreshes of a credential that nobody demanded, however short a life the
+# server gives its tokens: whoever asks for one user's token would else have it asked all the time.
+FLOOR = 10.0
 # Seconds of back-off between claims: doubled with each failure, up to the longest. That a
 # server which is down is not asked by everybody is the circuit's affair (gate.py).
 _BACK_OFF_UNIT, _BACK_OFF_LONGEST = 30, 300
@@ -15,12 +18,13 @@ def due_time(*, expires_at: int, threshold: int, now: float, lifetime: int | Non
     """When to refresh: the threshold before the end, and a little earlier by chance.
 
     The chance keeps a thousand credentials that were imported together from falling due
-    together. A token whose whole ``lifetime`` is short is left alone for half of it.
+    together. A token that was given a short ``lifetime`` now is left alone for half of it,
+    and for `FLOOR` at least.
     """
     jitter = random.uniform(0, threshold / 2)  # noqa: S311  spreads load, guards nothing
     due = expires_at - threshold - jitter
     if lifetime is not None:
-        due = max(due, now + lifetime / 2)
+        due = max(due, now + max(FLOOR, lifetime / 2))
     return int(due)
 
 
