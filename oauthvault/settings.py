@@ -173,6 +173,9 @@ CLAUDE_OAUTH_RETRY_BACKOFF = env.choice(
 # that protects it does.
 REFRESH_DEADLINE = 30.0
 REFRESH_LEASE = 45.0
+# A lease that has more than this left beside its whole length was given by a clock that was
+# far ahead and has been set right. Well above what the clocks of processes differ by.
+CLOCK_SLACK = 1800.0
 # A refresh token whose first presentation had no answer is presented once more, never again.
 MOST_PRESENTATIONS = 2
 # Seconds for which an answer that is not saved yet is only in the memory of its process.

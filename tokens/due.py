@@ -24,6 +24,7 @@ from tokens.models import (
     RefreshAttempt,
     Tenant,
 )
+from tokens.models.credential import leased
 from tokens.refresh import gate
 from tokens.refresh.gate import Door
 
@@ -35,8 +36,9 @@ TAKEN_FOR = 60
 _OWN_SHARE = 4
 # How far one look goes into the line, and how many other tenants it asks for their first.
 _PAGE, _OTHERS = 500, 200
-# Nobody is at it: without a lease, or with one that is over.
-_FREE = Q(lease_until=None) | Q(lease_until__lte=DatabaseNow())
+# Seconds that a mark may have left. What has more is of a clock that was set back; unlike a
+# lease a mark protects nothing, and is believed no further than it could have been made for.
+_LONGEST_MARK = 2 * TAKEN_FOR
 # The row whose lock makes two schedulers take one after the other.
 _TURN = "take"
 
@@ -90,7 +92,7 @@ def put_back(taken: Iterable[Due]) -> None:
     Whatever was claimed meanwhile keeps its mark.
     """
     OAuthCredential.objects.filter(
-        _FREE, pk__in=[credential_id for _, credential_id, _ in taken]
+        _is_free(), pk__in=[credential_id for _, credential_id, _ in taken]
     ).update(taken_until=None)
 
 
@@ -101,7 +103,7 @@ def postpone(tried: Due, *, now: float) -> None:
     tenant_id, credential_id, _ = tried
     with isolation.of(tenant_id):
         OAuthCredential.objects.filter(
-            _FREE, tenant_id=tenant_id, pk=credential_id, refresh_due_at__lte=int(now)
+            _is_free(), tenant_id=tenant_id, pk=credential_id, refresh_due_at__lte=int(now)
         ).update(taken_until=None, refresh_due_at=int(now) + TAKEN_FOR)
 
 
@@ -129,11 +131,19 @@ def _mark(chosen: list[tuple[int, int]], *, now: float) -> list[Due]:
     return sorted(taken, key=lambda due: order[due[1]])
 
 
+def _is_free() -> Q:
+    """Nobody is at it: without a lease, or with one that is over."""
+    return ~leased(DatabaseNow())
+
+
+def _is_taken(now: float) -> Q:
+    return Q(taken_until__gt=now, taken_until__lte=now + _LONGEST_MARK)
+
+
 def _waiting(now: float) -> QuerySet[OAuthCredential]:
     return (
         OAuthCredential.objects.due(now=now)
-        .filter(Q(taken_until=None) | Q(taken_until__lte=now))
-        .filter(_FREE, suspended_at=None)
+        .filter(~_is_taken(now), _is_free(), suspended_at=None)
         # No join: the lock is for the credentials' rows alone.
         .filter(Exists(_refreshing_tenants().filter(pk=OuterRef("tenant_id"))))
     )
@@ -148,7 +158,7 @@ def _refreshing_tenants() -> QuerySet[Tenant]:
 def _busy(now: float) -> dict[int, int]:
     """Refreshes published or under way, by tenant."""
     return dict(
-        OAuthCredential.objects.filter(taken_until__gt=now)
+        OAuthCredential.objects.filter(_is_taken(now))
         .order_by()
         .values_list("tenant_id")
         .annotate(count=Count("pk"))

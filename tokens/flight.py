@@ -145,19 +145,22 @@ def is_under_way(*, tenant_id: int, credential_id: int, since: float) -> bool:
             tenant_id=tenant_id,
             credential_id=credential_id,
             earliest=since - settings.REFRESH_LEASE,
+            latest=since + settings.CLOCK_SLACK,
         )
         is not None
     )
 
 
 _IN_FLIGHT = Prepared(
-    lambda tenant_id, credential_id, earliest: RefreshAttempt.unscoped.filter(
+    lambda tenant_id, credential_id, earliest, latest: RefreshAttempt.unscoped.filter(
         tenant_id=tenant_id,
         credential_id=credential_id,
         outcome=Outcome.IN_FLIGHT,
         started_at__gt=earliest,
+        # Later ones are of a clock that was set back.
+        started_at__lte=latest,
     ).order_by(),
-    stand_ins={"tenant_id": -1, "credential_id": -2, "earliest": -3.0},
+    stand_ins={"tenant_id": -1, "credential_id": -2, "earliest": -3.0, "latest": -4.0},
 )
 
 

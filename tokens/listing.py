@@ -7,6 +7,7 @@ from django.db.models import Case, CharField, F, Q, QuerySet, Value, When
 
 from tokens import isolation
 from tokens.models import OAuthCredential, Standing, Status, Tenant
+from tokens.models.credential import leased
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def status_in_sql(*, now: float) -> Case:
     return Case(
         When(~Q(standing=Standing.ACTIVE), then=F("standing")),
         When(suspended_at__isnull=False, then=Value(Status.SUSPENDED.value)),
-        When(lease_until__gt=now, then=Value(Status.REFRESHING.value)),
+        When(leased(now), then=Value(Status.REFRESHING.value)),
         When(unanswered_presentations__gt=0, then=Value(Status.OUTCOME_UNKNOWN.value)),
         When(Q(expires_at__lte=int(now)) & ~renewable(), then=Value(Status.EXPIRED.value)),
         default=Value(Status.ACTIVE.value),

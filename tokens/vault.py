@@ -124,7 +124,7 @@ def refresh_now(
     if credential is None or credential.standing == Standing.REVOKED:
         raise NoToken("No OAuth token found")
     just_now = credential.last_refreshed_at is not None and (
-        now - credential.last_refreshed_at <= _DEMAND_FLOOR
+        abs(now - credential.last_refreshed_at) <= _DEMAND_FLOOR
     )
     if just_now and credential.is_usable(now=now):
         return credential
@@ -323,6 +323,8 @@ def _refreshed_for_request(
         and not credential.lease_in_force(now=now)
         and credential.refresh_due_at is not None
         and credential.refresh_due_at > now
+        # A failure that lies ahead was put off by a clock that has been set back.
+        and (credential.problem_at or 0) <= now + settings.CLOCK_SLACK
     )
     if backing_off or _was_refreshed_just_now(credential, now=now):
         raise _refusal(credential, now=now)
@@ -378,7 +380,7 @@ def _refuse_after_a_failure(credential: OAuthCredential, *, now: float) -> None:
     if (
         credential.consecutive_failures > 0
         and failed_at is not None
-        and now - failed_at < _DEMAND_FLOOR
+        and abs(now - failed_at) < _DEMAND_FLOOR
         and not credential.lease_in_force(now=now)
     ):
         refusal = _refusal(credential, now=now)

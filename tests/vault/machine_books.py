@@ -34,7 +34,8 @@ class Presentation:
     """One refresh token that arrived at the server, or that a dead claim may have sent.
 
     ``at``: Unix seconds by the vault's clock. ``known``: whether the answer reached the
-    vault, or ever will without its holder waking up. ``lied``: see `LIE`.
+    vault, or ever will without its holder waking up. ``lied``: see `LIE`. ``disbelieved``: it
+    was told by a holder whose lease had passed on, and the vault believes no refusal of those.
     """
 
     token: str
@@ -43,6 +44,7 @@ class Presentation:
     known: bool = True
     kept: bool = False
     lied: bool = False
+    disbelieved: bool = False
     governs_until: float = 0.0
 
     @property

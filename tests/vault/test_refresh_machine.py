@@ -482,10 +482,15 @@ class RefreshMachine(RuleBasedStateMachine):
             assert row.refresh_token is not None
             self.note(Presentation(row.refresh_token, Said.NOTHING, self.now(), known=True))
 
-    @rule(who=PEOPLE, cause=CAUSES)
-    def die_after_the_claim(self, who: int, cause: Cause) -> None:
+    @rule(who=PEOPLE, cause=CAUSES, ahead=st.sampled_from([0, 0, 0, 30 * 86_400]))
+    def die_after_the_claim(self, who: int, cause: Cause, ahead: int) -> None:
+        """``ahead``: by a clock that is set right immediately afterwards."""
         self.sound = False
+        settings.CLOCK_OFFSET += ahead
         claim = self.claim(who, cause)
+        settings.CLOCK_OFFSET -= ahead
+        if ahead:
+            Upstream.objects.filter(circuit_open_until__gt=0).update(circuit_open_until=1)
         if claim is not None:
             token = claim.refresh_token.reveal()
             self.note(Presentation(token, Said.NOTHING, self.now(), known=False))
@@ -649,7 +654,8 @@ class RefreshMachine(RuleBasedStateMachine):
         past = self.history[new.token]
         assert new.at >= self.governed_until - 2, "sent while a 429 governed"
         for one in past:
-            assert one.is_open or one.said is Said.REFUSED, f"presented again after {one.said}"
+            refused = one.said is Said.REFUSED or one.disbelieved
+            assert one.is_open or refused, f"presented again after {one.said}"
             if one.is_open:
                 assert new.at >= one.at + LEASE, "presented again before the lease had ended"
         assert sum(one.is_open for one in past) < 2, "presented a third time"
@@ -714,7 +720,8 @@ class RefreshMachine(RuleBasedStateMachine):
             self.time_passes(seconds)
             self.sweep(None)
             self.everything_holds()
-            if not OAuthCredential.objects.due(now=self.now()).exists():
+            left = OAuthCredential.objects.exclude(lease_id=None)
+            if not left.exists() and not OAuthCredential.objects.due(now=self.now()).exists():
                 break
         for place, row in self.rows.items():
             self.check_end(self.people[place], row, then[place])
@@ -829,11 +836,13 @@ class RefreshMachine(RuleBasedStateMachine):
 
     def wake(self, holder: Holder, trouble: Trouble | None) -> None:
         """The answer is saved, or lies in the spool."""
+        holds = OAuthCredential.objects.filter(lease_id=holder.claim.lease_id).exists()
         with self.in_trouble(trouble):
             outcome = save_answer(holder.claim, holder.answer, tries=holder.tries, latency_ms=1)
             assert trouble is not None or outcome is not Outcome.NOT_SAVED
         for presentation in holder.presentations:
             presentation.known = True
+            presentation.disbelieved = presentation.said is Said.ENDED and not holds
             if outcome is Outcome.NOT_SAVED:
                 presentation.governs_until = 0.0
             self.learn(presentation)

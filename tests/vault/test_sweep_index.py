@@ -5,8 +5,10 @@ import time
 import pytest
 from django.conf import settings
 from django.db import connection
+from django.db.models import Q
 
 from tokens import endings
+from tokens.clock import DatabaseNow
 from tokens.models import OAuthCredential, Outcome, RefreshAttempt, Standing, Tenant
 
 pytestmark = pytest.mark.django_db
@@ -36,9 +38,14 @@ def test_what_a_killed_process_left_is_found_by_partial_indexes(acme: Tenant) ->
     )
     assert "credential_exhausted" in plan(exhausted)
     in_flight = RefreshAttempt.objects.filter(
-        outcome=Outcome.IN_FLIGHT, started_at__lt=time.time()
+        Q(started_at__lt=time.time()) | Q(started_at__gt=time.time() + 1800),
+        outcome=Outcome.IN_FLIGHT,
     ).order_by()
     assert "attempt_in_flight" in plan(in_flight)
+    ahead = OAuthCredential.objects.filter(
+        taken_until__gt=time.time() + 1800, lease_until__gt=DatabaseNow() + 1800.0
+    ).order_by()
+    assert "credential_taken" in plan(ahead)
 
 
 def test_what_is_to_be_announced_is_found_by_its_partial_index() -> None:

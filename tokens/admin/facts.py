@@ -28,6 +28,7 @@ from tokens import endings
 from tokens.diagnosis import describe_end, describe_obstacle
 from tokens.listing import renewable
 from tokens.models import OAuthCredential, Problem, Standing, Status
+from tokens.models.credential import leased
 
 _SEALED = ("access_token_encrypted", "refresh_token_encrypted")
 _KNOWN_ONLY_TO_EXIST = ""
@@ -121,7 +122,7 @@ def cannot_work(*, now: float) -> Q:
     obstacle, unless the last refresh failed.
     """
     stopped = Q(suspended_at__isnull=False) | Q(tenant__suspended_at__isnull=False)
-    unsettled = Q(unanswered_presentations__gt=0) & (Q(lease_until=None) | Q(lease_until__lte=now))
+    unsettled = Q(unanswered_presentations__gt=0) & ~leased(now)
     ended = Q(expires_at__lte=int(now)) & (
         Q(standing=Standing.REAUTHORIZATION_REQUIRED)
         | ~renewable()

@@ -5,6 +5,7 @@ from typing import ClassVar, Self
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.db.models.expressions import Combinable
 
 from tokens.models.keys import DataKey
 from tokens.models.scoped import OfTenant, ScopedManager, ScopedQuerySet, Unscoped
@@ -47,6 +48,17 @@ class Problem(models.TextChoices):
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_UNAVAILABLE = "upstream_unavailable"
     NO_ANSWER = "no_answer"
+
+
+def longest_lease() -> float:
+    """Seconds that a lease may have left. What has more is of a clock that was set back."""
+    return float(settings.REFRESH_LEASE + settings.CLOCK_SLACK)
+
+
+def leased(now: float | Combinable) -> Q:
+    """`OAuthCredential.lease_in_force`, for the database to judge. ``now``: Unix seconds, or
+    the clock of the statement itself."""
+    return Q(lease_until__gt=now, lease_until__lte=now + longest_lease())
 
 
 class CredentialQuerySet(ScopedQuerySet["OAuthCredential"]):
@@ -204,7 +216,12 @@ class OAuthCredential(OfTenant):
         return self.refresh_token_encrypted is not None
 
     def lease_in_force(self, *, now: float) -> bool:
-        return self.lease_until is not None and self.lease_until > now
+        return self.lease_until is not None and (now < self.lease_until <= now + longest_lease())
+
+    def lease_was_set_ahead(self, *, now: float) -> bool:
+        """Whether its lease was given by a clock that has been set back since: not in force,
+        and not free before `tokens.refresh.set_back` has cut it short."""
+        return self.lease_until is not None and self.lease_until > now + longest_lease()
 
     def is_due(self, *, now: float) -> bool:
         """Whether the sweep wants it: `CredentialQuerySet.due`."""

@@ -27,6 +27,7 @@ from tokens.models import (
 )
 from tokens.refresh import gate, spool
 from tokens.refresh.schedule import second_look
+from tokens.refresh.set_back import cut_short
 from tokens.secret import RefreshToken
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,9 @@ def claim_credential(
     ):
         return None
     now = clock.now()
+    if credential.lease_was_set_ahead(now=now):
+        cut_short(OAuthCredential.objects.filter(tenant_id=tenant_id, pk=credential_id), now=now)
+        return None
     if credential.lease_in_force(now=now) or (only_if_due and not credential.is_due(now=now)):
         return None
     last_chance = credential.unanswered_presentations > 0
@@ -296,6 +300,8 @@ def refuse_second_forced_refresh(credential: OAuthCredential, *, now: float) -> 
             credential=credential,
             cause=Cause.REJECTED,
             started_at__gt=now - REJECTION_FLOOR,
+            # Later ones are of a clock that was set back.
+            started_at__lt=now + REJECTION_FLOOR,
         )
         .exclude(outcome=Outcome.IN_FLIGHT)
         .first()
