@@ -16,7 +16,7 @@ from api.errors import InvalidKey, InvalidRequest
 from api.pages import is_for_people, page
 from oauthvault.logging import redact
 from oauthvault.middleware import current_request_id
-from tokens.errors import InvalidCredentials, VaultError
+from tokens.errors import InvalidCredentials, UnknownGeneration, VaultError
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,9 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:oauthvault:problem:"
 # Seconds after which a caller may try again when the database does not answer.
 _DATABASE_RETRY_AFTER = 5.0
+
+
+_NAMES_FIELDS = InvalidCredentials | InvalidRequest | UnknownGeneration
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def refusal(error: VaultError) -> HttpResponse:
         if error.code == "encryption_error":
             return problem(error.code, "What is stored does not open. An operator must look.")
         return problem("internal_error", "The request failed here; the log says why.")
-    errors = error.fields if isinstance(error, InvalidCredentials | InvalidRequest) else None
+    errors = error.fields if isinstance(error, _NAMES_FIELDS) else None
     return problem(error.code, error.detail, retry_after=error.retry_after, errors=errors)
 
 

@@ -115,6 +115,17 @@ class InvalidCredentials(VaultError):
         self.fields = fields
 
 
+class UnknownGeneration(VaultError):
+    """A report about tokens that never were; ``fields`` as in `InvalidCredentials`."""
+
+    code = "invalid_request"
+
+    def __init__(self) -> None:
+        reason = "is later than any that this user's tokens have had"
+        super().__init__(f"generation: {reason}")
+        self.fields = {"generation": reason}
+
+
 class EncryptionError(VaultError):
     """Something sealed does not open: another key, another place, or it was altered."""
 

@@ -35,6 +35,7 @@ from tokens.errors import (
     Suspended,
     TenantSuspended,
     TokenExpired,
+    UnknownGeneration,
     UpstreamError,
     UpstreamRateLimited,
     UpstreamUnavailable,
@@ -58,6 +59,8 @@ from tokens.secret import AccessToken, RefreshToken
 LONGEST_WAIT = 10.0
 # Seconds in which one success, or one failure, answers every demand.
 _DEMAND_FLOOR = 10.0
+# Seconds by which those who were told to come back after a 429 come apart.
+_APART = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +147,8 @@ def report_rejected(
     now: float,
 ) -> HandOut:
     """Upstream answered 401 to ``generation``: a newer token if there is one, else after one
-    refresh. The server is the authority on a token's life."""
+    refresh. The server is the authority on a token's life. UnknownGeneration for one that
+    never was."""
     with _refusals_counted(tenant):
         return _replace_rejected(
             tenant=tenant,
@@ -282,6 +286,9 @@ def _replace_rejected(
     if credential.generation > generation:
         return _issue(tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now)
     _refuse_unrefreshable(credential, now=now)
+    if generation > credential.generation:
+        # Not an old hook's, and not news of the present token either: nothing is refreshed for it.
+        raise UnknownGeneration
     if not flight.is_under_way(tenant_id=tenant.pk, credential_id=credential.pk, since=now):
         refuse_second_forced_refresh(credential, now=now)
         statistics.count_rejection(tenant=tenant)
@@ -417,6 +424,9 @@ def _refusal(credential: OAuthCredential, *, now: float) -> VaultError:
     due = credential.refresh_due_at
     later = max(1.0, due - now) if due is not None else None
     if credential.problem == Problem.RATE_LIMITED:
+        if later is not None:
+            # All who were told the same moment would come back in it, and earn the next 429.
+            later += random.uniform(0, _APART)  # noqa: S311  spreads load
         return UpstreamRateLimited(detail, retry_after=later)
     if credential.problem in (
         Problem.UPSTREAM_UNAVAILABLE,

@@ -19,7 +19,7 @@ from tests.api.conftest import Answer, Caller, in_threads
 from tests.conftest import Store
 from tests.simulator import Simulator
 from tokens import flight, handouts, vault
-from tokens.models import HandOut, OAuthCredential, Standing, Tenant
+from tokens.models import AuditEvent, HandOut, OAuthCredential, Standing, Tenant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -374,6 +374,18 @@ def test_a_generation_is_a_whole_number(ask: Caller, acme_key: str, generation: 
     answer = rejected(ask, acme_key, generation)
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert list(answer.json["errors"]) == ["generation"]
+
+
+def test_a_generation_that_never_was_is_refused_by_name_and_refreshes_nothing(
+    ask: Caller, acme: Tenant, acme_key: str, store: Store, upstream: Simulator
+) -> None:
+    store(acme, "alice", upstream.new_login("alice"))
+    for generation in (2, 10**9):
+        answer = rejected(ask, acme_key, generation)
+        assert (answer.status, answer.code) == (400, "invalid_request")
+        assert list(answer.json["errors"]) == ["generation"]
+    assert upstream.counts.token_calls == 0
+    assert not AuditEvent.objects.filter(action="rejected").exists()
 
 
 def test_a_report_with_other_fields_is_refused_by_their_names(ask: Caller, acme_key: str) -> None:

@@ -1054,6 +1054,61 @@ def test_a_process_that_was_stopped_between_claim_and_request_presents_nothing(
     assert not Upstream.objects.filter(consecutive_failures__gt=0).exists()
 
 
+def test_processes_that_were_stopped_before_they_asked_say_nothing_of_the_server(
+    acme: Tenant, upstream: Simulator, store: Store, reread: Reread, settings: Settings
+) -> None:
+    """Nor of the credential: nothing was sent, and the claim is as if it had never been."""
+    everybody = [
+        store(acme, f"user{number}", upstream.new_login(f"user{number}"))
+        for number in range(gate.FAILURES_ALLOWED)
+    ]
+    settings.REFRESH_DEADLINE = 0.0
+    for credential in everybody:
+        assert refresh_one(credential) is None
+        after = reread(credential)
+        assert (after.problem, after.consecutive_failures) == (Problem.NONE, 0)
+        assert (after.unanswered_presentations, after.lease_id) == (0, None)
+        assert after.refresh_due_at == credential.refresh_due_at
+    assert not RefreshAttempt.objects.exists()
+    assert not gate.look(now=clock.now()).found_down
+    assert upstream.counts.token_calls == 0
+
+
+def test_a_stopped_process_whose_lease_has_passed_on_takes_back_its_own_presentation_only(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, settings: Settings
+) -> None:
+    stopped = claim_of(alice)
+    end_lease(alice)
+    newer = claim_of(alice)
+    settings.REFRESH_DEADLINE = 0.0
+    for _ in range(2):
+        assert carry_out(stopped) is None
+        after = reread(alice)
+        assert (after.unanswered_presentations, after.lease_id) == (1, newer.lease_id)
+        assert RefreshAttempt.objects.get().lease_id == newer.lease_id
+    settings.REFRESH_DEADLINE = 30.0
+    assert carry_out(newer) == Outcome.REFRESHED
+
+
+def test_whoever_is_told_how_long_a_429_lasts_is_told_a_little_more_by_chance(
+    acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    """All who were told the same moment would come back in it, and earn the next one."""
+    bob = store(acme, "bob", upstream.new_login("bob", expires_in=-10))
+    upstream.fail_next(status=429, retry_after=100)
+    assert refresh_one(bob) == Outcome.RATE_LIMITED
+    now, told = clock.now(), set()
+    bob.refresh_from_db()
+    for _ in range(20):
+        with pytest.raises(UpstreamRateLimited) as refused:
+            vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=now)
+        told.add(refused.value.retry_after)
+    assert len(told) > 1
+    assert bob.refresh_due_at is not None
+    left = bob.refresh_due_at - now
+    assert all(left <= seconds <= left + 3 for seconds in told if seconds is not None)
+
+
 def test_a_late_pair_of_a_login_that_is_in_use_is_not_revoked_upstream(
     alice: OAuthCredential, upstream: Simulator, reread: Reread, settings: Settings
 ) -> None:

@@ -21,6 +21,7 @@ from django.db import connection
 
 from tokens import isolation
 from tokens.models import Cause, Outcome
+from tokens.oauth_client import Refusal, Refused
 from tokens.refresh.ask import present
 from tokens.refresh.claim import Claim, claim_credential, withdraw
 from tokens.refresh.replay import keep_trying, replay_for
@@ -45,7 +46,7 @@ def refresh(
     None: nothing was claimed (another one holds the lease, the credential is not one that
     can be refreshed, it is no longer of the ``generation`` that was asked for, it is not due
     and ``only_if_due``, or the answer to an earlier refresh lay in the spool and is saved
-    now). Otherwise how it ended.
+    now), or the claim was given back. Otherwise how it ended.
 
     Raises UpstreamRateLimited while a 429 governs, UpstreamUnavailable while the circuit is
     open, Quarantined in a restored database, RateLimited for a second 401 in a row,
@@ -87,16 +88,22 @@ def claim_refresh(
 
 
 def carry_out(claim: Claim) -> Outcome | None:
-    """The second half: ask and save. How it ended; None if nothing was sent, because this
-    process was stopped until it was too late: the claim is given back."""
+    """The second half: ask and save. How it ended; None: the claim was given back, because
+    this process was stopped until nothing could be sent for it any more."""
     # The exchange may take half a minute; a pool of connections must not wait with it.
     connection.close()
     began = time.monotonic()
     presented = present(claim)
-    if presented is None:
-        withdraw(claim)
+    if presented is None and withdraw(claim):
+        # It says nothing of the server, and nothing of the credential.
+        logger.warning(
+            "credential %s: this process was stopped for %d s between its claim and its request; "
+            "nothing was sent",
+            claim.credential.pk, time.monotonic() - claim.claimed_monotonic,
+        )  # fmt: skip
         return None
-    answer, tries = presented
+    # Not given back, because another has claimed since, or the database is away.
+    answer, tries = presented or (Refused(kind=Refusal.UNREACHABLE), 0)
     latency_ms = int((time.monotonic() - began) * 1000)
     outcome = save_answer(claim, answer, tries=tries, latency_ms=latency_ms)
     if outcome is Outcome.NOT_SAVED:

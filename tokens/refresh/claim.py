@@ -201,13 +201,14 @@ def claim_credential(
     )
 
 
-def withdraw(claim: Claim) -> None:
-    """Give a claim back of which nothing was sent, as if it had never been."""
+def withdraw(claim: Claim) -> bool:
+    """Give a claim back of which nothing was sent, as if it had never been; whether the
+    database took it. Its lease may have passed on meanwhile."""
     with isolation.of(claim.credential.tenant_id):
-        _withdraw(claim.credential, claim.lease_id)
+        return _withdraw(claim.credential, claim.lease_id)
 
 
-def _withdraw(credential: OAuthCredential, lease_id: uuid.UUID) -> None:
+def _withdraw(credential: OAuthCredential, lease_id: uuid.UUID) -> bool:
     """Take back a claim whose commit may have gone through although we were told that it
     failed: nothing was sent for it, and it would count as a presentation."""
     try:
@@ -221,13 +222,22 @@ def _withdraw(credential: OAuthCredential, lease_id: uuid.UUID) -> None:
                 unanswered_presentations=F("unanswered_presentations") - 1,
                 refresh_due_at=credential.refresh_due_at,
             )
-            if withdrawn:
-                RefreshAttempt.objects.filter(
-                    tenant_id=credential.tenant_id, lease_id=lease_id
-                ).delete()
+            was_there, _ = RefreshAttempt.objects.filter(
+                tenant_id=credential.tenant_id, lease_id=lease_id
+            ).delete()
+            if was_there and not withdrawn:
+                # Another one has claimed it since, and counts on a presentation of ours.
+                OAuthCredential.objects.filter(
+                    tenant_id=credential.tenant_id,
+                    pk=credential.pk,
+                    generation=credential.generation,
+                    unanswered_presentations__gt=0,
+                ).update(unanswered_presentations=F("unanswered_presentations") - 1)
     except DatabaseError:
         # It stays, and looks like one whose process died. The lease ends by itself.
         connection.close()
+        return False
+    return True
 
 
 def refuse_a_flood(credential: OAuthCredential, *, now: float) -> None:
