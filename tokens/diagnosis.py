@@ -33,6 +33,10 @@ _WHY = {
         "The answer to our last refresh was lost, and the refresh token was spent by it."
     ),
     Problem.LOGIN_ENDED: "The login has reached its age limit.",
+    Problem.MISDIRECTED: (
+        "The authorization server answered our last refresh with the tokens of another user's "
+        "login. They were not stored, and this login is not presented again."
+    ),
     Problem.INVALID_SCOPE: "The authorization server refuses the scopes of this login.",
     Problem.ACCOUNT_ON_HOLD: "The account is on hold at the provider.",
     Problem.RATE_LIMITED: "The authorization server asks us to wait; the refresh is tried again.",
@@ -48,7 +52,12 @@ _WHY = {
         "once more."
     ),
 }
-_ENDED = {Problem.ROTATED_ELSEWHERE, Problem.ANSWER_LOST, Problem.LOGIN_ENDED}
+_ENDED = {
+    Problem.ROTATED_ELSEWHERE,
+    Problem.ANSWER_LOST,
+    Problem.LOGIN_ENDED,
+    Problem.MISDIRECTED,
+}
 
 
 def describe_problem(credential: OAuthCredential, *, now: float) -> str | None:

@@ -44,7 +44,12 @@ _LOOKED_FOR = 20.0
 _SPREAD = 120
 _PAGE = 500
 _SET_ASIDE = (Standing.ACTIVE, Standing.REAUTHORIZATION_REQUIRED)
-_ENDED = (Problem.ROTATED_ELSEWHERE, Problem.ANSWER_LOST, Problem.LOGIN_ENDED)
+_ENDED = (
+    Problem.ROTATED_ELSEWHERE,
+    Problem.ANSWER_LOST,
+    Problem.LOGIN_ENDED,
+    Problem.MISDIRECTED,
+)
 
 _lock = threading.Lock()
 _vault_id: uuid.UUID | None = None

@@ -1,8 +1,8 @@
 """The only place where a credential's sealed columns are written and opened."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tokens import isolation
 from tokens.encryption import Key
 from tokens.errors import EncryptionError
 from tokens.keyring import fingerprint, sealing_key, unwrap_data_key
@@ -137,18 +137,38 @@ def record_fingerprints(
 
     IntegrityError if another credential holds, or held, this refresh token.
     """
-    held = {(TokenKind.ACCESS, fingerprint(access_token.reveal()))}
+    held = {fingerprint(access_token.reveal()): TokenKind.ACCESS}
     if refresh_token is not None:
-        held.add((TokenKind.REFRESH, fingerprint(refresh_token.reveal())))
+        # Last: where one token is both, it is listed as what must not be spent twice.
+        held[fingerprint(refresh_token.reveal())] = TokenKind.REFRESH
     ledger = TokenFingerprint.objects.filter(tenant_id=credential.tenant_id, credential=credential)
-    digests = [digest for _, digest in held]
-    ledger.filter(retired_at=None).exclude(digest__in=digests).update(retired_at=int(now))
-    listed = set(ledger.filter(digest__in=digests).values_list("digest", flat=True))
+    ledger.filter(retired_at=None).exclude(digest__in=held).update(retired_at=int(now))
+    listed = set(ledger.filter(digest__in=held).values_list("digest", flat=True))
     # A pair that comes back (the server kept the old refresh token) is held again.
     ledger.filter(digest__in=listed).update(retired_at=None, generation=generation)
     TokenFingerprint.objects.bulk_create(
-        _rows(credential, ((k, d) for k, d in held if d not in listed), generation)
+        TokenFingerprint(
+            tenant_id=credential.tenant_id,
+            credential=credential,
+            kind=kind,
+            digest=digest,
+            generation=generation,
+        )
+        for digest, kind in held.items()
+        if digest not in listed
     )
+
+
+def are_anothers(credential: OAuthCredential, *tokens: Secret | None) -> bool:
+    """Whether the ledger lists one of these tokens for another credential, of whichever
+    tenant: one that it holds, or has held. Says nothing but yes or no."""
+    digests = [fingerprint(token.reveal()) for token in tokens if token is not None]
+    with isolation.every_tenant():
+        return (
+            TokenFingerprint.objects.filter(digest__in=digests)
+            .exclude(credential_id=credential.pk)
+            .exists()
+        )
 
 
 def is_held(credential: OAuthCredential, token: Secret) -> bool:
@@ -161,26 +181,16 @@ def is_held(credential: OAuthCredential, token: Secret) -> bool:
     ).exists()
 
 
-def retire_fingerprints(credential: OAuthCredential, *, now: float) -> None:
-    """Everything the credential held is spent."""
-    TokenFingerprint.objects.filter(
+def retire_fingerprints(
+    credential: OAuthCredential, *, kind: TokenKind | None = None, now: float
+) -> None:
+    """Everything the credential held, or all of that ``kind``, is spent."""
+    held = TokenFingerprint.objects.filter(
         tenant_id=credential.tenant_id, credential=credential, retired_at=None
-    ).update(retired_at=int(now))
-
-
-def _rows(
-    credential: OAuthCredential, held: Iterable[tuple[TokenKind, str]], generation: int
-) -> list[TokenFingerprint]:
-    return [
-        TokenFingerprint(
-            tenant_id=credential.tenant_id,
-            credential=credential,
-            kind=kind,
-            digest=digest,
-            generation=generation,
-        )
-        for kind, digest in held
-    ]
+    )
+    if kind is not None:
+        held = held.filter(kind=kind)
+    held.update(retired_at=int(now))
 
 
 def _open(credential: OAuthCredential, sealed: str | None, field: str) -> str:

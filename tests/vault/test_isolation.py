@@ -273,6 +273,7 @@ FOR_EVERYBODY = {
     "tokens/notices.py": "how many users each key was handed tokens of",
     "tokens/refresh/abandoned.py": "the sweep: refreshes whose process died",
     "tokens/rotation/keks.py": "wraps every data key anew",
+    "tokens/sealing.py": "whether a token is another credential's: yes or no",
     "tokens/statistics.py": "counts of the whole deployment",
     "tokens/tasks.py": "the sweep: whose data keys were replaced",
     "tokens/tenants.py": "makes the first tenant",

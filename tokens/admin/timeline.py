@@ -87,7 +87,7 @@ def _refresh(attempt: RefreshAttempt, now: float) -> Entry:
     outcome = Outcome(attempt.outcome)
     tone = {
         Outcome.REFRESHED: "good", Outcome.IN_FLIGHT: "plain", Outcome.SUPERSEDED: "plain",
-        Outcome.INVALID_GRANT: "bad", Outcome.NOT_SAVED: "bad",
+        Outcome.INVALID_GRANT: "bad", Outcome.MISDIRECTED: "bad", Outcome.NOT_SAVED: "bad",
     }.get(outcome, "uneasy")  # fmt: skip
     said = [_("asked by %(actor)s") % {"actor": attempt.actor}] if attempt.actor else []
     if attempt.latency_ms is not None:

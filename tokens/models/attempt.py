@@ -31,6 +31,7 @@ class Outcome(models.TextChoices):
     UPSTREAM_ERROR = "upstream_error"
     UNREACHABLE = "unreachable"
     UNKNOWN = "unknown", "sent, not answered"
+    MISDIRECTED = "misdirected", "answered with the tokens of another credential"
     NOT_SAVED = "not_saved", "answered, but the database could not be written"
 
 

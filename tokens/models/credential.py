@@ -42,6 +42,7 @@ class Problem(models.TextChoices):
     ROTATED_ELSEWHERE = "rotated_elsewhere"
     ANSWER_LOST = "answer_lost"
     LOGIN_ENDED = "login_ended"
+    MISDIRECTED = "misdirected"
     INVALID_SCOPE = "invalid_scope"
     ACCOUNT_ON_HOLD = "account_on_hold"
     RATE_LIMITED = "upstream_rate_limited"

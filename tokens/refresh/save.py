@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
+from django.db import connection, transaction
 
 from tokens import audit, clock, endings, isolation, oauth_client, sealing, statistics
 from tokens.encryption import Key
 from tokens.errors import VaultError
 from tokens.keyring import sealing_key, still_there
-from tokens.models import DataKey, OAuthCredential, Outcome, Problem, Standing
+from tokens.models import DataKey, OAuthCredential, Outcome, Problem, Standing, TokenKind
 from tokens.oauth_client import Granted, Refused
 from tokens.refresh import gate, spool
 from tokens.refresh.attempt import (
@@ -30,7 +30,7 @@ from tokens.refresh.attempt import (
     settled,
 )
 from tokens.refresh.claim import Claim
-from tokens.refresh.refusal import save_refused
+from tokens.refresh.refusal import login_lost, save_refused, say_login_lost
 from tokens.refresh.schedule import due_time
 
 logger = logging.getLogger(__name__)
@@ -191,6 +191,7 @@ def _entry(claim: Claim, answer: Answer) -> spool.Entry:
 
 def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
     tenant = claim.credential.tenant
+    set_aside: OAuthCredential | None = None
     with transaction.atomic():
         now = clock.now()
         current = locked(claim, or_older=True)
@@ -198,10 +199,16 @@ def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
         if current is None and is_of_nobody(claim):
             outcome = Outcome.SUPERSEDED
         elif outcome is None:
-            outcome = Outcome.SUPERSEDED if current is None else Outcome.REFRESHED
-            end_attempt(claim, outcome, said.status, answer.tries, answer.latency_ms, now)
-            if current is not None:
+            if current is None:
+                outcome = Outcome.SUPERSEDED
+            elif sealing.are_anothers(current, said.access_token, said.refresh_token):
+                outcome = Outcome.MISDIRECTED
+                _set_aside(current, claim, said, now)
+                set_aside = current
+            else:
+                outcome = Outcome.REFRESHED
                 _store_pair(current, claim, answer, said, now)
+            end_attempt(claim, outcome, said.status, answer.tries, answer.latency_ms, now)
             statistics.count_refresh(tenant=tenant, outcome=outcome, latency_ms=answer.latency_ms)
             audit.record(
                 tenant=tenant,
@@ -213,6 +220,15 @@ def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
                 **({"expires_in_bounded": True} if said.expires_in_was_bounded else {}),
             )
             gate.note_answer()
+    # Not before it is committed: what is rolled back is saved, and said, the next time.
+    if set_aside is not None:
+        set_aside.tenant = tenant
+        logger.error(
+            "the refresh for user %r of tenant %s (credential %s, tenant %s) was answered with "
+            "the tokens of another credential; nothing of them was stored",
+            set_aside.user_id, tenant.slug, set_aside.pk, tenant.pk,
+        )  # fmt: skip
+        say_login_lost(set_aside, now=now)
     # Also for one whose save was not acknowledged the first time: to revoke twice is harmless.
     if outcome == Outcome.SUPERSEDED and not lives_on(claim):
         _revoke_homeless(claim, said)
@@ -268,19 +284,30 @@ def _store_pair(
     )
     clear_lease(current, claim)
     current.save()
-    try:
-        with transaction.atomic():
-            sealing.record_fingerprints(
-                credential=current,
-                access_token=said.access_token,
-                refresh_token=refresh_token,
-                generation=current.generation,
-                now=now,
-            )
-    except IntegrityError:
-        # The server gave one login's token to another. The pair is kept, being all there
-        # is, and what happened is said.
-        logger.error("credential %s was given a refresh token held by another", current.pk)
+    # An IntegrityError: another credential was given the same token in this moment. Nothing
+    # of this save stays then, and the next one finds the token in the ledger.
+    sealing.record_fingerprints(
+        credential=current,
+        access_token=said.access_token,
+        refresh_token=refresh_token,
+        generation=current.generation,
+        now=now,
+    )
+
+
+def _set_aside(current: OAuthCredential, claim: Claim, said: Granted, now: float) -> None:
+    """The answer is of another credential's login. What is stored here stays what it is: the
+    access token is this user's own, to its end, and the refresh token has been spent."""
+    lost = login_lost(Problem.MISDIRECTED, now)
+    if current.standing == Standing.QUARANTINED:
+        del lost["standing"]  # its tokens are not handed out; the release reads the problem
+    for field, value in lost.items():
+        setattr(current, field, value)
+    current.unanswered_presentations = max(0, current.unanswered_presentations - 1)
+    clear_lease(current, claim)
+    current.save()
+    if said.refresh_token is not None:
+        sealing.retire_fingerprints(current, kind=TokenKind.REFRESH, now=now)
 
 
 def _key_of(claim: Claim) -> tuple[DataKey, Key]:
@@ -295,6 +322,8 @@ def _key_of(claim: Claim) -> tuple[DataKey, Key]:
 def _revoke_homeless(claim: Claim, said: Granted) -> None:
     """The credential was revoked or replaced while we asked: the new pair is given back."""
     token = said.refresh_token or said.access_token
+    if sealing.are_anothers(claim.credential, said.access_token, said.refresh_token):
+        return  # to revoke what another credential lives on would end that login
     if sealing.is_held(claim.credential, token):
         return  # it has its home: saved by another process, in a database that was restored
     try:
