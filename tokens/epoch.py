@@ -227,6 +227,7 @@ def _release_one(credential: OAuthCredential, *, now: float) -> bool:
         ).update(
             standing=Standing.REAUTHORIZATION_REQUIRED if ended else Standing.ACTIVE,
             refresh_due_at=due,
+            released_at=now,
             problem=Problem.ANSWER_LOST if spent else credential.problem,
         )
     )

@@ -226,6 +226,7 @@ def _fill(
     credential.unanswered_presentations = 0
     credential.consecutive_failures = 0
     credential.problem, credential.problem_at = Problem.NONE, None
+    credential.login_since = now
     credential.login_expires_at, credential.login_expiry_is_estimate = None, False
     credential.refresh_due_at = None
     if offered.refresh_token is not None:

@@ -182,6 +182,7 @@ def revoke(*, tenant: Tenant, user_id: str, actor: str, now: float) -> Revocatio
         credential.data_key = None
         credential.standing = Standing.REVOKED
         credential.generation += 1
+        credential.login_since = now
         credential.lease_id, credential.lease_until = None, None
         credential.refresh_due_at = credential.taken_until = credential.announce_at = None
         credential.unanswered_presentations = 0

@@ -3,6 +3,7 @@ when somebody else has put it there."""
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from tests.conftest import Store
 from tests.simulator import Simulator
 from tests.vault.conftest import Reread
 from tests.vault.test_epoch import as_in_a_new_process
-from tests.vault.test_refresh import refresh_one
+from tests.vault.test_refresh import claim_of, end_lease, refresh_one
 from tests.vault.test_save_failures import Trouble, every, spooled_for
-from tokens import clock, epoch, outside, sealing
+from tokens import clock, epoch, outside, sealing, vault
 from tokens.errors import StoreUnavailable
 from tokens.models import (
     Deployment,
@@ -26,6 +27,8 @@ from tokens.models import (
     TokenFingerprint,
 )
 from tokens.refresh import gate, replay, spool
+from tokens.refresh.ask import present
+from tokens.refresh.save import save_answer
 from tokens.tasks import sweep
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -71,6 +74,204 @@ def test_a_restore_behind_the_spool_keeps_the_newest_pair(
     assert upstream.counts.revoke_calls == 0
 
 
+@pytest.fixture
+def restored_behind_an_answer(
+    alice: OAuthCredential, upstream: Simulator, settings: Settings
+) -> Callable[..., spool.Entry]:
+    """alice's newest pair lies in the spool of a machine that is away; a backup from before
+    it is put in place, in which her credential is ``behind`` generations older."""
+    settings.CLAUDE_OAUTH_REVOKE_URL = upstream.revoke_url
+
+    def _restored(behind: int = 2, *, noticed: bool = True) -> spool.Entry:
+        backup = OAuthCredential.objects.filter(pk=alice.pk).values().get()
+        then = epoch.deployment().epoch
+        for _ in range(behind):
+            assert refresh_one(alice) == Outcome.REFRESHED
+        lie_in_spool(upstream, alice)
+        (entry,) = spooled_for(alice)
+        spool.remove(entry)
+        RefreshAttempt.objects.all().delete()
+        TokenFingerprint.objects.filter(generation__gt=alice.generation).delete()
+        TokenFingerprint.objects.update(retired_at=None)
+        OAuthCredential.objects.filter(pk=alice.pk).update(**backup)
+        Deployment.objects.update(epoch=then)
+        as_in_a_new_process()
+        if noticed:
+            sweep()
+        upstream.reset_counts()
+        return entry
+
+    return _restored
+
+
+def holds(credential: OAuthCredential, refresh_token: str | None) -> bool:
+    row = OAuthCredential.objects.select_related("data_key").get(pk=credential.pk)
+    return sealing.open_refresh_token(row).reveal() == refresh_token
+
+
+def revoked(upstream: Simulator) -> list[str | None]:
+    return [request.token for request in upstream.requests if "revoke" in request.path]
+
+
+@pytest.mark.parametrize("behind", [0, 2])
+def test_an_answer_that_is_newer_than_the_backup_comes_home_into_the_quarantine(
+    alice: OAuthCredential,
+    upstream: Simulator,
+    reread: Reread,
+    restored_behind_an_answer: Callable[..., spool.Entry],
+    behind: int,
+) -> None:
+    """Also where the backup is of the moment before its claim."""
+    spool.put(restored_behind_an_answer(behind))
+    newest = upstream.current_login("alice").refresh_token
+    assert replay.replay() == 1
+    assert holds(alice, newest)
+    assert reread(alice).standing == Standing.QUARANTINED
+    epoch.release(tenant=None, user_id=None, actor="test", now=clock.now())
+    assert refresh_one(alice) == Outcome.REFRESHED
+    assert upstream.counts.reuse == 0
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_an_import_after_the_restore_wins_over_an_older_answer(
+    alice: OAuthCredential,
+    acme: Tenant,
+    upstream: Simulator,
+    store: Store,
+    restored_behind_an_answer: Callable[..., spool.Entry],
+    released: bool,
+) -> None:
+    """Though the restored row has counted fewer generations than the answer."""
+    entry = restored_behind_an_answer()
+    homeless = upstream.current_login("alice").refresh_token
+    if released:
+        epoch.release(tenant=None, user_id=None, actor="test", now=clock.now())
+    new = upstream.new_login("alice")
+    imported = store(acme, "alice", new)
+    assert imported.generation < entry.generation
+    spool.put(entry)
+    assert replay.replay() == 1
+    assert holds(alice, new.refresh_token)
+    assert revoked(upstream) == [homeless]
+    assert upstream.current_login("alice").alive
+    assert spooled_for(alice) == []
+    assert refresh_one(imported) == Outcome.REFRESHED
+
+
+def test_a_save_under_way_loses_to_an_import_into_a_database_that_was_restored_meanwhile(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, store: Store
+) -> None:
+    """The restored row comes to the very generation that was presented, by the import."""
+    backup = OAuthCredential.objects.filter(pk=alice.pk).values().get()
+    assert refresh_one(alice) == Outcome.REFRESHED
+    claim = claim_of(alice)
+    answer, tries = present(claim)
+    RefreshAttempt.objects.all().delete()
+    OAuthCredential.objects.filter(pk=alice.pk).update(**backup)
+    new = upstream.new_login("alice")
+    assert store(acme, "alice", new).generation == claim.generation
+    old = dataclasses.replace(claim, claimed_at=claim.claimed_at - 60)
+    assert save_answer(old, answer, tries=tries, latency_ms=1) == Outcome.SUPERSEDED
+    assert holds(alice, new.refresh_token)
+
+
+def test_a_revocation_after_the_restore_wins_too(
+    alice: OAuthCredential,
+    acme: Tenant,
+    upstream: Simulator,
+    reread: Reread,
+    restored_behind_an_answer: Callable[..., spool.Entry],
+) -> None:
+    entry = restored_behind_an_answer()
+    homeless = upstream.current_login("alice").refresh_token
+    vault.revoke(tenant=acme, user_id="alice", actor="test", now=clock.now())
+    spool.put(entry)
+    assert replay.replay() == 1
+    assert reread(alice).standing == Standing.REVOKED
+    assert revoked(upstream)[-1] == homeless
+    assert spooled_for(alice) == []
+
+
+def test_an_answer_from_before_the_release_is_discarded_and_keeps_nobody_waiting(
+    alice: OAuthCredential,
+    upstream: Simulator,
+    restored_behind_an_answer: Callable[..., spool.Entry],
+) -> None:
+    """Nor is it revoked: it may be of the login that is in use."""
+    entry = restored_behind_an_answer()
+    epoch.release(tenant=None, user_id=None, actor="test", now=clock.now())
+    spool.put(entry)
+    assert replay.replay() == 1
+    assert spooled_for(alice) == []
+    assert revoked(upstream) == []
+    assert refresh_one(alice) == Outcome.INVALID_GRANT, "presented, as the operator had it"
+
+
+def test_an_answer_that_comes_before_the_restore_is_noticed_waits_and_then_comes_home(
+    alice: OAuthCredential,
+    upstream: Simulator,
+    restored_behind_an_answer: Callable[..., spool.Entry],
+) -> None:
+    entry = restored_behind_an_answer(noticed=False)
+    newest = upstream.current_login("alice").refresh_token
+    spool.put(entry)
+    assert replay.replay() == 0
+    with pytest.raises(StoreUnavailable, match="a new login"):
+        refresh_one(alice)
+    assert upstream.counts.token_calls == 0
+    assert "'alice' of acme" in " ".join(replay.waiting())
+    sweep()
+    assert holds(alice, newest)
+    assert replay.waiting() == spooled_for(alice) == []
+
+
+def test_where_no_restore_is_noticed_a_new_login_settles_what_waits(
+    alice: OAuthCredential,
+    acme: Tenant,
+    upstream: Simulator,
+    store: Store,
+    restored_behind_an_answer: Callable[..., spool.Entry],
+) -> None:
+    entry = restored_behind_an_answer(noticed=False)
+    Deployment.objects.update(epoch=1_000)
+    spool.put(entry)
+    with pytest.raises(StoreUnavailable):
+        refresh_one(alice)
+    imported = store(acme, "alice", upstream.new_login("alice"))
+    assert refresh_one(imported) is None, "the old answer was cleared away"
+    assert refresh_one(imported) == Outcome.REFRESHED
+    assert spooled_for(alice) == []
+
+
+def test_a_refusal_from_before_the_restore_is_discarded(
+    alice: OAuthCredential,
+    upstream: Simulator,
+    reread: Reread,
+    restored_behind_an_answer: Callable[..., spool.Entry],
+) -> None:
+    entry = restored_behind_an_answer()
+    before = reread(alice)
+    refused = {"kind": "invalid_grant", "status": 400, "retry_after": None}
+    spool.put(dataclasses.replace(entry, granted={}, refused=refused))
+    assert replay.replay() == 1
+    assert (reread(alice).standing, reread(alice).problem) == (before.standing, before.problem)
+    assert spooled_for(alice) == []
+
+
+def test_an_answer_whose_key_is_gone_is_discarded_once_its_login_was_replaced(
+    alice: OAuthCredential,
+    acme: Tenant,
+    upstream: Simulator,
+    store: Store,
+    restored_behind_an_answer: Callable[..., spool.Entry],
+) -> None:
+    entry = restored_behind_an_answer()
+    store(acme, "alice", upstream.new_login("alice"))
+    spool.put(dataclasses.replace(entry, granted=entry.granted | {"data_key": 0}))
+    assert replay.replay() == 1
+    assert spooled_for(alice) == []
+
+
 def test_a_drill_beside_the_original_quarantines_only_itself(
     alice: OAuthCredential,
 ) -> None:
@@ -101,13 +302,34 @@ def test_what_is_no_answer_stops_nobody(
 
 
 def test_an_answer_that_is_there_and_cannot_be_read_keeps_its_token_from_being_sent(
-    alice: OAuthCredential, upstream: Simulator, data_dir: Path
+    alice: OAuthCredential,
+    acme: Tenant,
+    upstream: Simulator,
+    store: Store,
+    settings: Settings,
+    data_dir: Path,
 ) -> None:
+    """Its name says which refresh it answers. A new login has nothing to do with it."""
+    claim = claim_of(alice)
+    end_lease(alice)
+    settings.CLOCK_OFFSET = 600
     (data_dir / "spool").mkdir(exist_ok=True)
-    (data_dir / "spool" / f"{alice.pk}-x").write_bytes(b"damaged")
+    (data_dir / "spool" / f"{alice.pk}-{claim.lease_id}").write_bytes(b"damaged")
     with pytest.raises(StoreUnavailable, match="cannot be saved"):
         refresh_one(alice)
     assert upstream.counts.token_calls == 0
+    assert "cannot be read" in " ".join(replay.waiting())
+    assert refresh_one(store(acme, "alice", upstream.new_login("alice"))) == Outcome.REFRESHED
+
+
+@pytest.mark.parametrize("name", ["x", "0b9e7a64-95a5-4e3b-8f5a-1f4fd1d8a111"])
+def test_what_is_named_after_no_refresh_of_ours_keeps_nobody_from_being_refreshed(
+    alice: OAuthCredential, upstream: Simulator, data_dir: Path, name: str
+) -> None:
+    (data_dir / "spool").mkdir(exist_ok=True)
+    (data_dir / "spool" / f"{alice.pk}-{name}").write_bytes(b"damaged")
+    assert refresh_one(alice) == Outcome.REFRESHED
+    assert (data_dir / "spool" / f"{alice.pk}-{name}").exists(), "for a person to look at"
 
 
 def test_an_entry_that_answers_no_refresh_of_ours_changes_nothing(

@@ -1,4 +1,5 @@
-"""An answer with the tokens of another credential has a name of its own."""
+"""An answer with the tokens of another credential has a name of its own; since when a login is
+here, and when it was released from a quarantine."""
 
 from django.db import migrations, models
 
@@ -16,5 +17,15 @@ class Migration(migrations.Migration):
             model_name='refreshattempt',
             name='outcome',
             field=models.CharField(choices=[('in_flight', 'In Flight'), ('refreshed', 'Refreshed'), ('superseded', 'refreshed, but revoked or replaced meanwhile'), ('invalid_grant', 'Invalid Grant'), ('invalid_scope', 'Invalid Scope'), ('account_on_hold', 'Account On Hold'), ('rate_limited', 'Rate Limited'), ('upstream_error', 'Upstream Error'), ('unreachable', 'Unreachable'), ('unknown', 'sent, not answered'), ('misdirected', 'answered with the tokens of another credential'), ('not_saved', 'answered, but the database could not be written')], default='in_flight', max_length=16),
+        ),
+        migrations.AddField(
+            model_name='oauthcredential',
+            name='login_since',
+            field=models.FloatField(editable=False, null=True),
+        ),
+        migrations.AddField(
+            model_name='oauthcredential',
+            name='released_at',
+            field=models.FloatField(editable=False, null=True),
         ),
     ]

@@ -118,6 +118,12 @@ class OAuthCredential(OfTenant):
     problem = models.CharField(max_length=32, choices=Problem, default=Problem.NONE, blank=True)
     problem_at = models.BigIntegerField(null=True)
 
+    # When this login was imported, or taken away; and when an operator released it from a
+    # quarantine. In a restored database generations have lost their meaning: what the spool
+    # still holds from before these moments is of no use here (`tokens.refresh.stray`).
+    login_since = models.FloatField(null=True, editable=False)
+    released_at = models.FloatField(null=True, editable=False)
+
     login_expires_at = models.BigIntegerField(null=True)
     login_expiry_is_estimate = models.BooleanField(default=False)
     # When to say next that the login ends for good (`tokens.endings`); null: said, or far off.

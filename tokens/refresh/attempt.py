@@ -4,41 +4,38 @@ from tokens.models import OAuthCredential, Outcome, RefreshAttempt, Standing, Te
 from tokens.refresh.claim import Claim
 
 
-def locked(claim: Claim, *, or_older: bool = False) -> OAuthCredential | None:
+def locked(claim: Claim) -> OAuthCredential | None:
     """The row, if it is still of the generation that was presented. Whoever holds the
-    lease by now does not matter: a stalled holder has the only valid pair in its hands.
+    lease by now does not matter: a stalled holder has the only valid pair in its hands."""
+    row = locked_row(claim)
+    return row if row is not None and row.generation == claim.generation else None
 
-    ``or_older``: also a row that a restore has put back behind that generation; a pair from
-    the spool is newer than anything in it.
-    """
-    row = (
+
+def locked_row(claim: Claim) -> OAuthCredential | None:
+    """The row, of whichever generation; None if it is gone."""
+    return (
         OAuthCredential.objects.select_for_update(of=("self",))
-        .filter(
-            tenant_id=claim.credential.tenant_id,
-            pk=claim.credential.pk,
-            generation__lte=claim.generation,
-        )
+        .filter(tenant_id=claim.credential.tenant_id, pk=claim.credential.pk)
         .first()
     )
-    if row is None or row.generation == claim.generation:
-        return row
-    if not or_older:
-        return None
-    row.generation = claim.generation
-    return row
+
+
+def attempt_of(claim: Claim) -> RefreshAttempt | None:
+    """What the claim wrote down of itself. Read it when the row is locked: a save beside this
+    one has then been committed, or comes after. None: see `tokens.refresh.stray`."""
+    return RefreshAttempt.objects.filter(
+        tenant_id=claim.credential.tenant_id,
+        credential=claim.credential,
+        lease_id=claim.lease_id,
+        generation=claim.generation,
+    ).first()
 
 
 def settled(claim: Claim) -> Outcome | None:
     """How this claim's answer was saved before, if it was: by a transaction whose commit
     went through although we were told that it failed, or from the spool."""
-    outcome = (
-        RefreshAttempt.objects.filter(
-            tenant_id=claim.credential.tenant_id, lease_id=claim.lease_id, answer_saved=True
-        )
-        .values_list("outcome", flat=True)
-        .first()
-    )
-    return Outcome(outcome) if outcome is not None else None
+    attempt = attempt_of(claim)
+    return Outcome(attempt.outcome) if attempt is not None and attempt.answer_saved else None
 
 
 def lives_on(claim: Claim) -> bool:

@@ -12,9 +12,10 @@ from tokens.errors import StoreUnavailable
 from tokens.keyring import sealing_key
 from tokens.models import Cause, DataKey, OAuthCredential, RefreshAttempt
 from tokens.oauth_client import Granted, Refusal, Refused
-from tokens.refresh import spool
+from tokens.refresh import spool, stray
 from tokens.refresh.claim import Claim
 from tokens.refresh.save import Answer, save
+from tokens.refresh.stray import Fate, Unplaced
 from tokens.secret import AccessToken, RefreshToken
 
 logger = logging.getLogger(__name__)
@@ -31,27 +32,53 @@ def replay() -> int:
 
 
 def replay_for(*, tenant_id: int, credential_id: int) -> bool:
-    """Whether an answer for this credential lay in the spool; it is saved now.
+    """Whether an answer for this credential lay in the spool, and does no more.
 
-    StoreUnavailable if one lies there and cannot be saved: its refresh token is spent.
+    StoreUnavailable if one lies there that cannot be saved, and may be the answer to a
+    presentation of the refresh token that is stored now: that one is spent then.
     """
-    names = spool.names_for(epoch.vault_id(), credential_id=credential_id)
+    vault_id = epoch.vault_id()
+    names = spool.names_for(vault_id, credential_id=credential_id)
     if not names:
         return False
-    home = {
-        entry.name
-        for entry in spool.entries(epoch.vault_id())
+    entries = {
+        entry.name: entry
+        for entry in spool.entries(vault_id)
         if (entry.tenant_id, entry.credential_id) == (tenant_id, credential_id)
-        and _bring_home(entry)
     }
+    home = {name for name, entry in entries.items() if _bring_home(entry)}
     # Another process may have brought one home in this moment: then it lies there no more.
-    if (names - home) & spool.names_for(epoch.vault_id(), credential_id=credential_id):
+    left = (names - home) & spool.names_for(vault_id, credential_id=credential_id)
+    row = OAuthCredential.objects.filter(tenant_id=tenant_id, pk=credential_id).first()
+    if row is not None and any(_is_in_the_way(name, entries.get(name), row) for name in left):
         raise StoreUnavailable(
             "An answer to an earlier refresh of this credential lies in the spool and cannot be "
-            "saved: nothing is presented again before it is looked at (`oauthvault doctor`).",
+            "saved: nothing is presented again before it is looked at (`oauthvault doctor`), or "
+            "a new login is imported.",
             retry_after=30,
         )
-    return True
+    return left != names
+
+
+def waiting() -> list[str]:
+    """What lies in the spool and will not come home by itself, a sentence for each."""
+    vault_id = epoch.vault_id()
+    entries = {entry.name: entry for entry in spool.entries(vault_id)}
+    sentences = [
+        f"{name} cannot be read: it is no answer of this vault, or damaged; look at it, and "
+        "delete it"
+        for name in sorted(spool.names(vault_id) - entries.keys())
+    ]
+    for entry in entries.values():
+        credential = _credential(entry)
+        if credential is None or _is_known(entry) or _fate(entry, credential) is not Fate.WAITS:
+            continue
+        sentences.append(
+            f"an answer for {credential.user_id!r} of {credential.tenant.slug} belongs to no "
+            "refresh that this database knows, and may be newer than what it holds; with a new "
+            "login, or a revocation, it is discarded"
+        )
+    return sentences
 
 
 def keep_trying() -> None:
@@ -80,25 +107,29 @@ def _saved_at_home(entry: spool.Entry) -> bool:
         if credential is None:
             # With it the key went that its answer is sealed under.
             logger.warning("a spooled answer belongs to a credential that is gone")
-            spool.remove(entry)
-            return True
-        pair = _opened(entry) if entry.granted else None
-        claim = _claim(entry, credential, pair)
-        if not _was_claimed(entry, claim):
-            logger.error(
-                "a spooled answer for credential %s belongs to no refresh of this vault; "
-                "it stays in the spool",
+        elif _is_of_no_use(entry, credential):
+            logger.warning(
+                "a spooled answer for credential %s is older than what is stored, and discarded",
                 entry.credential_id,
             )
-            return False
-        outcome = save(claim, _answer(entry, pair))
-        logger.info(
-            "the spooled answer for credential %s of tenant %s: %s",
-            entry.credential_id, entry.tenant_id, outcome,
-        )  # fmt: skip
+        else:
+            pair = _opened(entry) if entry.granted else None
+            outcome = save(_claim(entry, credential, pair), _answer(entry, pair))
+            logger.info(
+                "the spooled answer for credential %s of tenant %s: %s",
+                entry.credential_id, entry.tenant_id, outcome,
+            )  # fmt: skip
     except (OperationalError, InterfaceError):
         connection.close()
         raise
+    except Unplaced:
+        logger.error(
+            "a spooled answer for credential %s belongs to no refresh that this database knows, "
+            "and may be newer than what it holds; it stays in the spool until a new login is "
+            "imported, or the credential revoked",
+            entry.credential_id,
+        )
+        return False
     except Exception as error:
         # A key that is not at hand now may be at hand tomorrow. One entry that cannot be
         # read must not keep the others from coming home.
@@ -111,18 +142,48 @@ def _saved_at_home(entry: spool.Entry) -> bool:
     return True
 
 
-def _was_claimed(entry: spool.Entry, claim: Claim) -> bool:
-    """Whether we ever asked for this: what lies in Redis may have been put there by others.
-    A restored database has forgotten its newest claims, and is quarantined."""
-    if RefreshAttempt.objects.filter(
+def _is_of_no_use(entry: spool.Entry, credential: OAuthCredential) -> bool:
+    """Whether it can be discarded as it lies there. One whose login was replaced is opened,
+    to be given back upstream; with a key that is gone it cannot be."""
+    if _is_known(entry):
+        return False
+    fate = _fate(entry, credential)
+    if fate is Fate.REPLACED:
+        return not (entry.granted and DataKey.objects.filter(pk=entry.granted["data_key"]).exists())
+    # A refusal is no pair: whatever it said, the row's own next refresh will be told.
+    return fate is Fate.PASSED or not entry.granted
+
+
+def _is_known(entry: spool.Entry) -> bool:
+    """Whether this database knows the refresh that it answers."""
+    return RefreshAttempt.objects.filter(
         tenant_id=entry.tenant_id,
         credential_id=entry.credential_id,
+        lease_id=entry.lease_id,
         generation=entry.generation,
-        lease_id=claim.lease_id,
-    ).exists():
-        return True
-    restored = epoch.deployment().quarantined_at is not None
-    return restored and claim.credential.generation < entry.generation
+    ).exists()
+
+
+def _fate(entry: spool.Entry, credential: OAuthCredential) -> Fate:
+    return stray.fate(credential, generation=entry.generation, answered_at=entry.answered_at)
+
+
+def _is_in_the_way(name: str, entry: spool.Entry | None, row: OAuthCredential) -> bool:
+    """Whether what is left there may be the answer to a presentation of the row's refresh
+    token. Of one that cannot be read only the name speaks: it ends with its claim's lease."""
+    if entry is not None:
+        return entry.generation >= row.generation
+    try:
+        lease_id = uuid.UUID(name.removeprefix(f"{row.pk}-"))
+    except ValueError:
+        return False
+    return RefreshAttempt.objects.filter(
+        tenant_id=row.tenant_id,
+        credential=row,
+        lease_id=lease_id,
+        generation__gte=row.generation,
+        answer_saved=False,
+    ).exists()
 
 
 def _credential(entry: spool.Entry) -> OAuthCredential | None:

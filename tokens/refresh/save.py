@@ -18,20 +18,29 @@ from tokens import audit, clock, endings, isolation, oauth_client, sealing, stat
 from tokens.encryption import Key
 from tokens.errors import VaultError
 from tokens.keyring import sealing_key, still_there
-from tokens.models import DataKey, OAuthCredential, Outcome, Problem, Standing, TokenKind
+from tokens.models import (
+    DataKey,
+    OAuthCredential,
+    Outcome,
+    Problem,
+    Standing,
+    Tenant,
+    TokenKind,
+)
 from tokens.oauth_client import Granted, Refused
-from tokens.refresh import gate, spool
+from tokens.refresh import gate, spool, stray
 from tokens.refresh.attempt import (
+    attempt_of,
     clear_lease,
     end_attempt,
     is_of_nobody,
     lives_on,
-    locked,
-    settled,
+    locked_row,
 )
 from tokens.refresh.claim import Claim
 from tokens.refresh.refusal import login_lost, save_refused, say_login_lost
 from tokens.refresh.schedule import due_time
+from tokens.refresh.stray import Fate
 
 logger = logging.getLogger(__name__)
 
@@ -189,50 +198,68 @@ def _entry(claim: Claim, answer: Answer) -> spool.Entry:
     )
 
 
-def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
-    tenant = claim.credential.tenant
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """``is_homeless``: the pair has no place here, and is to be given back."""
+
+    outcome: Outcome
+    is_homeless: bool = False
     set_aside: OAuthCredential | None = None
+
+
+def _save_granted(claim: Claim, answer: Answer, said: Granted) -> Outcome:
     with transaction.atomic():
         now = clock.now()
-        current = locked(claim, or_older=True)
-        outcome = settled(claim)
-        if current is None and is_of_nobody(claim):
-            outcome = Outcome.SUPERSEDED
-        elif outcome is None:
-            if current is None:
-                outcome = Outcome.SUPERSEDED
-            elif sealing.are_anothers(current, said.access_token, said.refresh_token):
-                outcome = Outcome.MISDIRECTED
-                _set_aside(current, claim, said, now)
-                set_aside = current
-            else:
-                outcome = Outcome.REFRESHED
-                _store_pair(current, claim, answer, said, now)
-            end_attempt(claim, outcome, said.status, answer.tries, answer.latency_ms, now)
-            statistics.count_refresh(tenant=tenant, outcome=outcome, latency_ms=answer.latency_ms)
-            audit.record(
-                tenant=tenant,
-                actor=claim.actor,
-                action="refresh",
-                subject=claim.credential.user_id,
-                outcome=outcome,
-                now=now,
-                **({"expires_in_bounded": True} if said.expires_in_was_bounded else {}),
-            )
-            gate.note_answer()
+        saved = _saved(claim, answer, said, now)
     # Not before it is committed: what is rolled back is saved, and said, the next time.
-    if set_aside is not None:
-        set_aside.tenant = tenant
-        logger.error(
-            "the refresh for user %r of tenant %s (credential %s, tenant %s) was answered with "
-            "the tokens of another credential; nothing of them was stored",
-            set_aside.user_id, tenant.slug, set_aside.pk, tenant.pk,
-        )  # fmt: skip
-        say_login_lost(set_aside, now=now)
-    # Also for one whose save was not acknowledged the first time: to revoke twice is harmless.
-    if outcome == Outcome.SUPERSEDED and not lives_on(claim):
+    if saved.set_aside is not None:
+        _say_misdirected(saved.set_aside, claim.credential.tenant, now)
+    if saved.is_homeless:
         _revoke_homeless(claim, said)
-    return outcome
+    return saved.outcome
+
+
+def _saved(claim: Claim, answer: Answer, said: Granted, now: float) -> _Saved:
+    row = locked_row(claim)
+    attempt = attempt_of(claim)
+    if row is None and is_of_nobody(claim):
+        return _Saved(outcome=Outcome.SUPERSEDED, is_homeless=True)
+    if attempt is not None and attempt.answer_saved:
+        # Also for one whose save was not acknowledged the first time: to revoke twice is harmless.
+        superseded = attempt.outcome == Outcome.SUPERSEDED and not lives_on(claim)
+        return _Saved(outcome=Outcome(attempt.outcome), is_homeless=superseded)
+    if attempt is None and row is not None:
+        fate = stray.fate(row, generation=claim.generation, answered_at=answer.answered_at)
+        if fate is Fate.WAITS:
+            raise stray.Unplaced(fate.value)
+        if fate is not Fate.HOME:
+            return _Saved(outcome=Outcome.SUPERSEDED, is_homeless=fate is Fate.REPLACED)
+        # This database has counted less far than the one that was left.
+        row.generation = claim.generation
+    current = row if row is not None and row.generation == claim.generation else None
+    if current is None:
+        saved = _Saved(outcome=Outcome.SUPERSEDED, is_homeless=not lives_on(claim))
+    elif sealing.are_anothers(current, said.access_token, said.refresh_token):
+        _set_aside(current, claim, said, now)
+        saved = _Saved(outcome=Outcome.MISDIRECTED, set_aside=current)
+    else:
+        _store_pair(current, claim, answer, said, now)
+        saved = _Saved(outcome=Outcome.REFRESHED)
+    end_attempt(claim, saved.outcome, said.status, answer.tries, answer.latency_ms, now)
+    statistics.count_refresh(
+        tenant=claim.credential.tenant, outcome=saved.outcome, latency_ms=answer.latency_ms
+    )
+    audit.record(
+        tenant=claim.credential.tenant,
+        actor=claim.actor,
+        action="refresh",
+        subject=claim.credential.user_id,
+        outcome=saved.outcome,
+        now=now,
+        **({"expires_in_bounded": True} if said.expires_in_was_bounded else {}),
+    )
+    gate.note_answer()
+    return saved
 
 
 def _store_pair(
@@ -308,6 +335,16 @@ def _set_aside(current: OAuthCredential, claim: Claim, said: Granted, now: float
     current.save()
     if said.refresh_token is not None:
         sealing.retire_fingerprints(current, kind=TokenKind.REFRESH, now=now)
+
+
+def _say_misdirected(credential: OAuthCredential, tenant: Tenant, now: float) -> None:
+    credential.tenant = tenant
+    logger.error(
+        "the refresh for user %r of tenant %s (credential %s, tenant %s) was answered with "
+        "the tokens of another credential; nothing of them was stored",
+        credential.user_id, tenant.slug, credential.pk, tenant.pk,
+    )  # fmt: skip
+    say_login_lost(credential, now=now)
 
 
 def _key_of(claim: Claim) -> tuple[DataKey, Key]:

@@ -116,12 +116,22 @@ def depth(vault_id: uuid.UUID | None) -> int:
 
     None for a vault whose id this process has not learned yet: then the files count.
     """
-    return len(_names(vault_id))
+    return len(names(vault_id))
+
+
+def names(vault_id: uuid.UUID | None) -> set[str]:
+    """The names of everything that lies in the spool, readable or not."""
+    with _lock:
+        found = set(_ours)
+    found |= set(_file_names())
+    if vault_id is not None:
+        found |= set(_names_in_redis(vault_id))
+    return found
 
 
 def names_for(vault_id: uuid.UUID, *, credential_id: int) -> set[str]:
     """The names of the entries for one credential, readable or not."""
-    return {name for name in _names(vault_id) if name.startswith(f"{credential_id}-")}
+    return {name for name in names(vault_id) if name.startswith(f"{credential_id}-")}
 
 
 def has_files() -> bool:
@@ -168,15 +178,6 @@ def forget() -> None:
     """Drop what this process remembers (another database)."""
     with _lock:
         _ours.clear()
-
-
-def _names(vault_id: uuid.UUID | None) -> set[str]:
-    with _lock:
-        names = set(_ours)
-    names |= set(_file_names())
-    if vault_id is not None:
-        names |= set(_names_in_redis(vault_id))
-    return names
 
 
 def _put_into_redis(entry: Entry, text: str) -> bool:
@@ -230,6 +231,7 @@ def _parse(text: str) -> Entry | None:
     try:
         entry = Entry(**json.loads(text))
         if all(isinstance(getattr(entry, name), kind) for name, kind in _SHAPE.items()):
+            uuid.UUID(entry.lease_id)
             return entry
     except (ValueError, TypeError, RecursionError):
         pass

@@ -18,10 +18,12 @@ from tokens.keyring import damaged_data_keys, load_keyring, verify_keys
 from tokens.management.command import VaultCommand, add_json
 from tokens.management.far_side import another_server
 from tokens.models import AuditChain, Heartbeat, OAuthCredential, Standing, Tenant
-from tokens.refresh import gate, spool
+from tokens.refresh import gate, replay, spool
 from tokens.rotation import data_keys, old_keys
 from tokens.rotation.keks import KekUse, kek_uses
 
+# So many of what waits in the spool for somebody are named.
+_NAMED = 3
 # Sweeps that may be missed before the scheduler counts as away, as in api/health.py.
 _MISSED_SWEEPS = 3
 
@@ -224,10 +226,13 @@ def _upstream() -> Finding:
 def _spool() -> Finding:
     depth = spool.depth(epoch.vault_id())
     if depth:
+        waiting = replay.waiting()
+        rest = f". Not by itself, however: {'; '.join(waiting[:_NAMED])}" if waiting else ""
+        rest += f" (and {len(waiting) - _NAMED} more)" if len(waiting) > _NAMED else ""
         return (
             "spool", _BROKEN,
             f"{depth} answers of the authorization server wait to be saved; a running worker "
-            "does it as soon as the database takes them",
+            f"does it as soon as the database takes them{rest}",
         )  # fmt: skip
     return "spool", _GOOD, "empty"
 
