@@ -11,6 +11,10 @@ seen.
 What follows is the quarantine: every credential that could be refreshed is set aside until
 an operator says `oauthvault release_quarantine`. Nor are their tokens handed out: what was
 revoked since the backup was made would be among them.
+
+From then on the restored database is one of its own, and its epoch has a place of its own
+outside (`Deployment.lineage`): a drill beside the original does not disturb it, and a second
+restore is noticed, whether all of it has been released or some, or nothing.
 """
 
 import logging
@@ -54,7 +58,7 @@ _ENDED = (
 _lock = threading.Lock()
 _vault_id: uuid.UUID | None = None
 _serves = False
-_seen: dict[uuid.UUID, tuple[int, float]] = {}  # epoch outside, when looked (monotonic)
+_seen: dict[str, tuple[int, float]] = {}  # epoch outside, when looked (monotonic)
 
 
 def deployment() -> Deployment:
@@ -101,7 +105,7 @@ def verify(*, now: float) -> int:
     _vault_id = row.vault_id
     known = _known_outside(row, now=now)
     if row.epoch < known:
-        _quarantine(known, _behind(row, known), now=now)
+        _quarantine(row, known, _behind(row, known), now=now)
     return known
 
 
@@ -121,8 +125,8 @@ def known_vault_id() -> uuid.UUID | None:
 def suspicion() -> str | None:
     """Why this database seems to be a restored one, or None; for who only wants to know."""
     row = deployment()
-    found, everywhere = _read_outside(row.vault_id)
-    if found is None and row.quarantined_at is None and _has_left_a_trace(row):
+    found, everywhere = _read_outside(row.kept_as)
+    if found is None and _has_left_a_trace(row):
         if everywhere:
             return "neither Redis nor the data directory given here has ever seen this vault"
         return "what is kept outside of the database cannot be read"
@@ -138,25 +142,24 @@ def advance(*, now: float) -> None:
         epoch=F("epoch") + 1, token_url=settings.CLAUDE_OAUTH_TOKEN_URL
     )
     row = deployment()
-    if row.quarantined_at is None:
-        keep_outside(row.vault_id, row.epoch, everywhere=True)
+    keep_outside(row, everywhere=True)
+    if row.quarantined_at is not None:
+        _end_quarantine_of_nobody()
 
 
-def rise(*, least: int) -> int | None:
-    """Let the epoch rise as the last act of a claim's transaction: the new one, or None if it
-    is not to be kept outside. Quarantined if the database is not at ``least`` any more, which
-    rolls the claim back."""
+def rise(*, least: int) -> Deployment:
+    """Let the epoch rise as the last act of a claim's transaction. Quarantined if the database
+    is not at ``least`` any more, which rolls the claim back."""
     if not Deployment.objects.filter(pk=1, epoch__gte=least).update(epoch=F("epoch") + 1):
         raise Quarantined("The database was exchanged for an older one.")
-    row = Deployment.objects.get(pk=1)
-    return row.epoch if row.quarantined_at is None else None
+    return Deployment.objects.get(pk=1)
 
 
-def keep_outside(vault_id: uuid.UUID, epoch: int, *, everywhere: bool = False) -> None:
-    """Keep the epoch outside, in Redis or else in the data directory; ``everywhere``: in both.
+def keep_outside(row: Deployment, *, everywhere: bool = False) -> None:
+    """Keep its epoch outside, in Redis or else in the data directory; ``everywhere``: in both.
     After the commit, and before anything is spent."""
-    _remember(vault_id, epoch, looked=False)
-    if not _write_outside(vault_id, epoch, everywhere=everywhere):
+    _remember(row.kept_as, row.epoch, looked=False)
+    if not _write_outside(row.kept_as, row.epoch, everywhere=everywhere):
         logger.warning("the epoch cannot be written outside of the database")
 
 
@@ -194,10 +197,9 @@ def release(
                     subject=user_id or "",
                     credentials=sum(credential.tenant_id == owner.pk for credential in page),
                 )
-    if not OAuthCredential.objects.filter(standing=Standing.QUARANTINED).exists():
-        Deployment.objects.filter(pk=1).update(quarantined_at=None, quarantine_reason="")
-        row = deployment()
-        keep_outside(row.vault_id, row.epoch, everywhere=True)
+    if released:
+        _shut_out_the_original(deployment())
+    _end_quarantine_of_nobody()
     return released
 
 
@@ -233,25 +235,43 @@ def _release_one(credential: OAuthCredential, *, now: float) -> bool:
     )
 
 
+@isolation.every_tenant()
+def _end_quarantine_of_nobody() -> None:
+    """Take the mark away once nothing is quarantined any more: released, replaced by a new
+    login, or revoked."""
+    with transaction.atomic():
+        # Under the lock of whoever quarantines.
+        row = Deployment.objects.select_for_update().get(pk=1)
+        if not OAuthCredential.objects.filter(standing=Standing.QUARANTINED).exists():
+            row.quarantined_at, row.quarantine_reason = None, ""
+            row.save(update_fields=["quarantined_at", "quarantine_reason"])
+
+
+def _shut_out_the_original(row: Deployment) -> None:
+    """What is released here is presented from here. Should the database that this one was
+    restored for still be at work, or be put back, it finds itself behind."""
+    for name in row.kept_before_as:
+        found, _ = _read_outside(name)
+        _write_outside(name, max(found or 0, row.epoch) + 1, everywhere=True)
+
+
 def _known_outside(row: Deployment, *, now: float) -> int:
     """The highest epoch that anything outside of the database remembers."""
     with _lock:
-        known, looked = _seen.get(row.vault_id, (-1, float("-inf")))
+        known, looked = _seen.get(row.kept_as, (-1, float("-inf")))
     if time.monotonic() - looked < _LOOKED_FOR:
         return known
-    found, everywhere = _read_outside(row.vault_id)
+    found, everywhere = _read_outside(row.kept_as)
     if found is None and known >= 0:
         found = known
     if found is None:
         found = _with_nothing_outside(row, everywhere=everywhere, now=now)
-    _remember(row.vault_id, found, looked=True)
+    _remember(row.kept_as, found, looked=True)
     return max(known, found)
 
 
 def _with_nothing_outside(row: Deployment, *, everywhere: bool, now: float) -> int:
     """The epoch to go on from. Raises unless nothing ever lay outside of this database."""
-    if row.quarantined_at is not None:
-        return row.epoch  # said already, and nothing is kept outside before the release
     if _has_left_a_trace(row):
         if not everywhere:
             raise StoreUnavailable(
@@ -265,18 +285,18 @@ def _with_nothing_outside(row: Deployment, *, everywhere: bool, now: float) -> i
                 "Neither Redis nor the data directory given here has ever seen this vault: give "
                 "this command the vault's REDIS_URL or OAUTHVAULT_DATA_DIR. Nothing was refreshed."
             )
-        _quarantine(row.epoch + 1, "what is kept outside of the database is missing", now=now)
-    _write_outside(row.vault_id, row.epoch, everywhere=True)
+        _quarantine(row, row.epoch + 1, "what is kept outside of the database is missing", now=now)
+    _write_outside(row.kept_as, row.epoch, everywhere=True)
     return row.epoch
 
 
 @isolation.every_tenant()
-def _quarantine(known: int, reason: str, *, now: float) -> None:
+def _quarantine(seen: Deployment, known: int, reason: str, *, now: float) -> None:
     with transaction.atomic():
         row = Deployment.objects.select_for_update().get(pk=1)
-        if row.epoch >= known:
-            # It was read before another claim let it rise. (Or all of this was said already:
-            # then nothing is left that could be claimed.)
+        if row.kept_as != seen.kept_as or row.epoch >= known:
+            # All of this was said already: then nothing is left that could be claimed. Or it
+            # was read before another claim let it rise.
             return
         counts = {
             tenant: OAuthCredential.objects.for_tenant(tenant)
@@ -290,12 +310,10 @@ def _quarantine(known: int, reason: str, *, now: float) -> None:
             )
             for tenant in Tenant.objects.all()
         }
-        Deployment.objects.filter(pk=1).update(
-            # Said once: from here on it is an epoch of its own.
-            epoch=known + 1,
-            quarantined_at=now,
-            quarantine_reason=reason,
-        )
+        # Said once: from here on it is a database of its own, with an epoch of its own.
+        row.begin_anew(epoch=known + 1)
+        row.quarantined_at, row.quarantine_reason = now, reason
+        row.save()
         for tenant, count in counts.items():
             if count:
                 audit.record(
@@ -311,8 +329,10 @@ def _quarantine(known: int, reason: str, *, now: float) -> None:
             "until an operator runs `oauthvault release_quarantine`",
             reason, sum(counts.values()),
         )  # fmt: skip
-    # Nothing of this is kept outside before the release: the original may still be at work
-    # beside us, and must not be taken for the restored one.
+        # Before the commit: killed after it, this database would be one that nothing outside
+        # knows. Nobody else looks into this place. The original, which may still be at work
+        # beside us, has its own.
+        keep_outside(row, everywhere=True)
     raise Quarantined(RESTORED)
 
 
@@ -326,17 +346,17 @@ def _has_left_a_trace(row: Deployment) -> bool:
     return row.epoch > 0 and OAuthCredential.objects.exclude(standing=Standing.REVOKED).exists()
 
 
-def _remember(vault_id: uuid.UUID, epoch: int, *, looked: bool) -> None:
+def _remember(name: str, epoch: int, *, looked: bool) -> None:
     with _lock:
-        before, when = _seen.get(vault_id, (-1, float("-inf")))
-        _seen[vault_id] = (max(before, epoch), time.monotonic() if looked else when)
+        before, when = _seen.get(name, (-1, float("-inf")))
+        _seen[name] = (max(before, epoch), time.monotonic() if looked else when)
 
 
-def _read_outside(vault_id: uuid.UUID) -> tuple[int | None, bool]:
+def _read_outside(name: str) -> tuple[int | None, bool]:
     """The epoch found outside, and whether every place could be looked into."""
     found, everywhere = [], True
     try:
-        kept = (outside.folder("epoch") / str(vault_id)).read_text(encoding="ascii")
+        kept = (outside.folder("epoch") / name).read_text(encoding="ascii")
         found.append(int(kept))
     except FileNotFoundError:
         pass
@@ -345,7 +365,7 @@ def _read_outside(vault_id: uuid.UUID) -> tuple[int | None, bool]:
         everywhere = False
     if outside.has_redis():
         try:
-            text = outside.in_redis("GET", _name(vault_id))
+            text = outside.in_redis("GET", _key(name))
         except outside.Unreachable:
             everywhere = False
         else:
@@ -354,24 +374,24 @@ def _read_outside(vault_id: uuid.UUID) -> tuple[int | None, bool]:
     return max(found, default=None), everywhere
 
 
-def _write_outside(vault_id: uuid.UUID, epoch: int, *, everywhere: bool) -> bool:
+def _write_outside(name: str, epoch: int, *, everywhere: bool) -> bool:
     """Whether any place took it. Two processes may pass each other here, and the lower of
     two epochs stay: one less is known then, and nothing is taken for restored by it."""
     written = False
     if outside.has_redis():
         try:
-            outside.in_redis("SET", _name(vault_id), epoch)
+            outside.in_redis("SET", _key(name), epoch)
             written = True
         except outside.Unreachable:
             pass
     if everywhere or not written:
         try:
-            outside.write_durably(outside.folder("epoch") / str(vault_id), f"{epoch}\n")
+            outside.write_durably(outside.folder("epoch") / name, f"{epoch}\n")
             written = True
         except OSError:
             pass
     return written
 
 
-def _name(vault_id: uuid.UUID) -> str:
-    return f"oauthvault:{vault_id}:epoch"
+def _key(name: str) -> str:
+    return f"oauthvault:{name}:epoch"

@@ -465,6 +465,130 @@ def test_a_release_of_one_leaves_the_others_and_the_mark(
     assert epoch.deployment().quarantined_at is None
 
 
+@pytest.fixture
+def second_restore(alice: OAuthCredential) -> Callable[[Callable[[], None]], None]:
+    """A backup, sweeps and whatever ``happens`` since; then the backup is put in place."""
+
+    def _restored(happens: Callable[[], None]) -> None:
+        rows = list(OAuthCredential.objects.values())
+        vault_itself = Deployment.objects.values().get()
+        sweep()
+        happens()
+        for row in rows:
+            OAuthCredential.objects.filter(pk=row["id"]).update(**row)
+        RefreshAttempt.objects.all().delete()
+        Deployment.objects.update(**vault_itself)
+        as_in_a_new_process()
+
+    return _restored
+
+
+@pytest.mark.parametrize("by", ["release", "import"])
+def test_a_second_restore_is_noticed_though_somebody_is_quarantined_since_the_first(
+    restored: Callable[[], None],
+    second_restore: Callable[[Callable[[], None]], None],
+    alice: OAuthCredential,
+    carol: OAuthCredential,
+    acme: Tenant,
+    upstream: Simulator,
+    store: Store,
+    reread: Reread,
+    by: str,
+) -> None:
+    """carol never comes back; alice works on, released or with a new login."""
+    restored()
+    sweep()
+    if by == "release":
+        epoch.release(tenant=acme, user_id="alice", actor="operator", now=time.time())
+    else:
+        store(acme, "alice", upstream.new_login("alice"))
+
+    def life_goes_on() -> None:
+        assert refresh_one(reread(alice)) == Outcome.REFRESHED
+
+    second_restore(life_goes_on)
+    upstream.reset_counts()
+    with pytest.raises(Quarantined):
+        refresh_one(reread(alice))
+    assert standings() == {"alice": Standing.QUARANTINED, "carol": Standing.QUARANTINED}
+    assert upstream.counts.token_calls == 0
+
+
+def test_a_claim_alone_between_backup_and_second_restore_is_enough(
+    restored: Callable[[], None],
+    alice: OAuthCredential,
+    carol: OAuthCredential,
+    acme: Tenant,
+    reread: Reread,
+) -> None:
+    """Without any sweep in between."""
+    restored()
+    sweep()
+    epoch.release(tenant=acme, user_id="alice", actor="operator", now=time.time())
+    backup = epoch.deployment().epoch
+    assert refresh_one(reread(alice)) == Outcome.REFRESHED
+    Deployment.objects.update(epoch=backup)
+    as_in_a_new_process()
+    with pytest.raises(Quarantined):
+        refresh_one(reread(alice))
+
+
+def test_the_original_that_is_put_back_after_a_release_finds_itself_behind(
+    restored: Callable[[], None],
+    alice: OAuthCredential,
+    carol: OAuthCredential,
+    acme: Tenant,
+    upstream: Simulator,
+) -> None:
+    """Its disk was found again. What the restored one has presented since, it would present."""
+    for _ in range(3):
+        epoch.advance(now=clock.now())
+    original = Deployment.objects.values().get()
+    restored()
+    sweep()
+    epoch.release(tenant=acme, user_id="alice", actor="operator", now=time.time())
+    Deployment.objects.update(**original | {"epoch": original["epoch"] + 3})
+    OAuthCredential.objects.update(standing=Standing.ACTIVE)
+    as_in_a_new_process()
+    with pytest.raises(Quarantined):
+        refresh_one(alice)
+    assert upstream.counts.token_calls == 0
+
+
+def test_a_process_killed_while_it_quarantines_leaves_a_database_that_is_known_outside(
+    restored: Callable[[], None], alice: OAuthCredential, acme: Tenant, upstream: Simulator,
+    store: Store,
+) -> None:  # fmt: skip
+    """What it keeps outside is there before its commit; so nothing is quarantined again."""
+    restored()
+    with pytest.raises(Quarantined):
+        refresh_one(alice)
+    as_in_a_new_process()
+    imported = store(acme, "alice", upstream.new_login("alice"))
+    assert refresh_one(imported) == Outcome.REFRESHED
+
+
+@pytest.mark.parametrize("end", ["revoke", "import"])
+def test_the_mark_goes_with_the_last_that_was_quarantined_however_it_went(
+    restored: Callable[[], None],
+    alice: OAuthCredential,
+    acme: Tenant,
+    upstream: Simulator,
+    store: Store,
+    end: str,
+) -> None:
+    restored()
+    sweep()
+    assert epoch.deployment().quarantined_at is not None
+    if end == "revoke":
+        vault.revoke(tenant=acme, user_id="alice", actor="test", now=time.time())
+    else:
+        store(acme, "alice", upstream.new_login("alice"))
+    sweep()
+    state = epoch.deployment()
+    assert (state.quarantined_at, state.quarantine_reason) == (None, "")
+
+
 def test_what_is_released_together_does_not_fall_due_together(
     restored: Callable[[], None], acme: Tenant, upstream: Simulator, store: Store
 ) -> None:

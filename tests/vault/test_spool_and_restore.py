@@ -284,7 +284,7 @@ def test_a_drill_beside_the_original_quarantines_only_itself(
     sweep()
     sweep()
     assert OAuthCredential.objects.get().standing == Standing.QUARANTINED
-    kept, _ = epoch._read_outside(epoch.vault_id())
+    kept, _ = epoch._read_outside(str(epoch.vault_id()))
     assert kept == at_work
 
 

@@ -1,5 +1,5 @@
 """An answer with the tokens of another credential has a name of its own; since when a login is
-here, and when it was released from a quarantine."""
+here, and when it was released from a quarantine; where a restored database keeps its epoch."""
 
 from django.db import migrations, models
 
@@ -27,5 +27,11 @@ class Migration(migrations.Migration):
             model_name='oauthcredential',
             name='released_at',
             field=models.FloatField(editable=False, null=True),
+        ),
+        migrations.AddField(
+            model_name='deployment',
+            name='lineage',
+            field=models.TextField(blank=True, default='', editable=False),
+            preserve_default=False,
         ),
     ]

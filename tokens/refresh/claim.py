@@ -183,8 +183,7 @@ def claim_credential(
         connection.close()
         _withdraw(credential, lease_id)
         raise
-    if risen is not None:
-        epoch.keep_outside(vault_id, risen)
+    epoch.keep_outside(risen)
     return Claim(
         credential=credential,
         generation=credential.generation,
