@@ -505,7 +505,7 @@ def test_a_dead_redis_leaves_the_file_and_a_second_presentation_waits_longer(
         assert refresh_one(alice) == Outcome.NOT_SAVED
     assert len(list((data_dir / "spool").glob("*"))) == 1
     spool.forget()
-    end_lease(alice)
+    end_lease(alice, ago=1)
     # The same vault on another machine does not see this one's files.
     settings.OAUTHVAULT_DATA_DIR = data_dir / "another"
     settings.OAUTHVAULT_DATA_DIR.mkdir()
@@ -523,7 +523,7 @@ def test_where_nothing_comes_home_the_second_presentation_is_made_after_the_grac
     settings.REDIS_URL = NO_REDIS_THERE
     outside.forget()
     claim_of(alice)
-    end_lease(alice)
+    end_lease(alice, ago=1)
     settings.CLOCK_OFFSET = settings.SPOOL_GRACE - 10
     assert refresh_one(alice) is None
     assert upstream.counts.token_calls == 0
@@ -534,11 +534,53 @@ def test_where_nothing_comes_home_the_second_presentation_is_made_after_the_grac
 def test_where_the_whole_spool_is_seen_the_second_presentation_follows_the_lease(
     alice: OAuthCredential, settings: Settings
 ) -> None:
-    if settings.ON_POSTGRESQL and settings.REDIS_URL is None:
-        pytest.skip("needs Redis")
+    if settings.ON_POSTGRESQL:
+        pytest.skip("there may be other machines, and files on their disks")
     claim_of(alice)
-    end_lease(alice)
+    end_lease(alice, ago=1)
     assert refresh_one(alice) == Outcome.REFRESHED
+
+
+def test_an_answer_in_the_file_of_one_machine_is_waited_for_by_another_though_redis_answers_it(
+    alice: OAuthCredential,
+    upstream: Simulator,
+    settings: Settings,
+    data_dir: Path,
+    impatient: None,
+) -> None:
+    """Redis failed one process for a moment, while the database was away."""
+    if settings.REDIS_URL is None:
+        pytest.skip("needs Redis")
+    epoch.advance(now=clock.now())
+    redis_url, settings.REDIS_URL = settings.REDIS_URL, NO_REDIS_THERE
+    outside.forget()
+    with Trouble(upstream, statement=every):
+        assert refresh_one(alice) == Outcome.NOT_SAVED
+    spool.forget()
+    end_lease(alice, ago=1)
+    settings.REDIS_URL = redis_url
+    outside.forget()
+
+    def on_another_machine() -> object:
+        settings.OAUTHVAULT_DATA_DIR = data_dir / "another"
+        settings.OAUTHVAULT_DATA_DIR.mkdir(exist_ok=True)
+        try:
+            return refresh_one(alice)
+        finally:
+            settings.OAUTHVAULT_DATA_DIR = data_dir
+
+    assert on_another_machine() is None
+    assert upstream.counts.token_calls == 1
+    # Redis is back for the first one, and the database is not: the other sees it all the same.
+    with Trouble(upstream, statement=every), pytest.raises(DatabaseError):
+        spooled.replay()
+    assert len(list((data_dir / "spool").glob("*"))) == 1, "it is on the disk for certain"
+    assert on_another_machine() is None
+    assert OAuthCredential.objects.get(pk=alice.pk).generation == alice.generation + 1
+    # Its own machine finds that it is at home.
+    assert spooled.replay() == 1
+    assert list((data_dir / "spool").glob("*")) == []
+    assert_saved_once(alice, upstream)
 
 
 @pytest.mark.parametrize("redis_url", [None, NO_REDIS_THERE])

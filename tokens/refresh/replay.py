@@ -28,6 +28,7 @@ def replay() -> int:
 
     Harmless when several processes do it at once. DatabaseError while the database is away.
     """
+    spool.share_files()
     return sum(_bring_home(entry) for entry in spool.entries(epoch.vault_id()))
 
 

@@ -106,7 +106,9 @@ def entries(vault_id: uuid.UUID) -> list[Entry]:
         found = {name: entry for name, entry in _ours.items() if entry.vault_id == str(vault_id)}
     for text in _texts(vault_id):
         entry = _parse(text)
-        if entry is not None and entry.vault_id == str(vault_id):
+        if entry is None:
+            logger.error("something in the spool is no answer; it is left where it is")
+        elif entry.vault_id == str(vault_id):
             found.setdefault(entry.name, entry)
     return sorted(found.values(), key=lambda entry: entry.answered_at)
 
@@ -141,14 +143,34 @@ def has_files() -> bool:
 
 def sees_everything(vault_id: uuid.UUID) -> bool:
     """Whether an answer of any process of the deployment would be seen from here."""
+    if connection.vendor != "sqlite":
+        # Another machine may have its own files, whether or not Redis answers now: it did not
+        # for that machine in the moment that counted.
+        return False
+    # One file, one machine, one data directory: every process looks into the same spool.
     if outside.has_redis():
         try:
             outside.in_redis("HLEN", _hash(str(vault_id)))
         except outside.Unreachable:
             return False
-        return True
-    # One file, one machine, one data directory: every process looks into the same spool.
-    return connection.vendor == "sqlite"
+    return True
+
+
+def share_files() -> None:
+    """Have every machine see what lies in this one's files, as soon as Redis takes it.
+
+    The files stay until it is brought home: they are on the disk, and Redis may lose its last
+    second. Asks no database: it may be away still.
+    """
+    if not outside.has_redis():
+        return
+    for name, text in _texts_in_files():
+        entry = _parse(text)
+        if entry is not None and entry.name == name:
+            try:
+                outside.in_redis("HSETNX", _hash(entry.vault_id), name, text)
+            except outside.Unreachable:
+                return
 
 
 def refuse_unless_writable(vault_id: uuid.UUID) -> None:
@@ -198,9 +220,14 @@ def _texts(vault_id: uuid.UUID) -> Iterator[str]:
             pass
         else:
             yield from kept if isinstance(kept, list) else ()
+    yield from (text for _, text in _texts_in_files())
+
+
+def _texts_in_files() -> Iterator[tuple[str, str]]:
     for name in _file_names():
         try:
-            yield (settings.OAUTHVAULT_DATA_DIR / _FOLDER / name).read_text(encoding="utf-8")
+            path = settings.OAUTHVAULT_DATA_DIR / _FOLDER / name
+            yield name, path.read_text(encoding="utf-8")
         except FileNotFoundError:
             # Brought home and destroyed by another process in this moment.
             continue
@@ -235,7 +262,6 @@ def _parse(text: str) -> Entry | None:
             return entry
     except (ValueError, TypeError, RecursionError):
         pass
-    logger.error("something in the spool is no answer; it is left where it is")
     return None
 
 
