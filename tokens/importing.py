@@ -110,7 +110,7 @@ def _store(
     warnings = _warnings(offered, now=now)
     if held:
         credential.tenant = tenant
-        changed = _correct_expiry(credential, offered, now=now)
+        changed = _correct(credential, offered, now=now)
         return ImportResult(
             credential=credential, created=False, changed=changed, warnings=warnings
         )
@@ -172,29 +172,47 @@ def _held_already(credential: OAuthCredential | None, offered: ImportedCredentia
     return False
 
 
-def _correct_expiry(
-    credential: OAuthCredential, offered: ImportedCredential, *, now: float
-) -> bool:
-    """The pair is held already; only what is said of its end may be another.
+def _correct(credential: OAuthCredential, offered: ImportedCredential, *, now: float) -> bool:
+    """The pair is held already; only what is said of it may be another: its ends, its scopes,
+    the subscription. What the file does not say stays as it is. Whether anything changed.
 
     Neither lease nor generation nor the count of presentations is touched: the refresh
     token is the same, and may be under way at this moment.
     """
-    if credential.expires_at == offered.expires_at or credential.lease_id is not None:
-        return False
     ended_at = endings.ends_at(credential)
-    credential.expires_at = offered.expires_at
+    said: dict[str, object] = {}
+    if not offered.scopes_assumed:
+        said["scopes"] = offered.scopes
+    if offered.subscription_type:
+        said |= {"subscription_type": offered.subscription_type, "is_max": offered.is_max}
+    if offered.login_expires_at is not None and credential.has_refresh_token:
+        said |= {
+            "login_expires_at": offered.login_expires_at,
+            "login_expiry_is_estimate": False,
+        }
+    if credential.lease_id is None:
+        # Under a lease the next look at it is due by that.
+        said["expires_at"] = offered.expires_at
+    changed = {name: value for name, value in said.items() if getattr(credential, name) != value}
+    if not changed:
+        return False
+    for name, value in changed.items():
+        setattr(credential, name, value)
     credential.announce_at = endings.rescheduled(
         announce_at=credential.announce_at,
         ended_at=ended_at,
         ends_at=endings.ends_at(credential),
         now=now,
     )
-    if credential.refresh_due_at is not None and not credential.consecutive_failures:
+    if (
+        "expires_at" in changed
+        and credential.refresh_due_at is not None
+        and not credential.consecutive_failures
+    ):
         credential.refresh_due_at = due_time(
             expires_at=offered.expires_at, threshold=credential.tenant.threshold, now=now
         )
-    credential.save(update_fields=["expires_at", "refresh_due_at", "announce_at", "updated_at"])
+    credential.save(update_fields=[*changed, "refresh_due_at", "announce_at", "updated_at"])
     return True
 
 

@@ -1,5 +1,6 @@
 """How a login comes in, and which ones may not."""
 
+import uuid
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from tokens.errors import (
     RefreshInProgress,
     StaleCredential,
 )
-from tokens.importing import import_credential
+from tokens.importing import ImportResult, import_credential
 from tokens.models import (
     Cause,
     OAuthCredential,
@@ -157,6 +158,17 @@ def put(tenant: Tenant, user_id: str, content: dict[str, Any], **options: Any) -
         now=NOW,
         **options,
     ).credential
+
+
+def put_again(tenant: Tenant, content: dict[str, Any]) -> ImportResult:
+    """alice's, once more; what came of it."""
+    return import_credential(
+        tenant=tenant,
+        user_id="alice",
+        offered=parse_credentials(content, now=NOW),
+        actor="test",
+        now=NOW,
+    )
 
 
 @pytest_db
@@ -312,6 +324,34 @@ def test_a_corrected_expiry_of_the_held_login_touches_no_refresh_under_way(acme:
     after = OAuthCredential.objects.get()
     assert (after.generation, after.unanswered_presentations) == (1, 1)
     assert after.expires_at == LATER + 5
+
+
+@pytest_db
+def test_what_the_file_says_anew_of_the_held_login_is_taken_over(acme: Tenant) -> None:
+    """Its first file did not say when it ends; this one does, and it is soon."""
+    alice = put(acme, "alice", offer())
+    assert alice.login_expiry_is_estimate
+    OAuthCredential.objects.filter(pk=alice.pk).update(
+        lease_id=uuid.uuid4(), lease_until=NOW + 45, unanswered_presentations=1
+    )
+    again = put_again(
+        acme,
+        offer(
+            refreshTokenExpiresAt=int(NOW) + 2 * 86_400,
+            scopes=["user:inference"],
+            subscriptionType="team",
+        ),
+    )
+    assert again.changed
+    after = OAuthCredential.objects.get()
+    assert after.login_expires_at == int(NOW) + 2 * 86_400
+    assert not after.login_expiry_is_estimate
+    assert after.announce_at == int(NOW), "it is warned of at once"
+    assert (after.scopes, after.subscription_type) == (["user:inference"], "team")
+    assert (after.generation, after.unanswered_presentations) == (1, 1)
+    assert after.lease_id is not None
+    assert not put_again(acme, offer()).changed, "what a file does not say stays as it is"
+    assert OAuthCredential.objects.get().login_expires_at == after.login_expires_at
 
 
 @pytest.mark.django_db(transaction=True)
