@@ -14,7 +14,7 @@ from tests.simulator import Simulator
 from tests.vault.conftest import Reread
 from tests.vault.test_epoch import as_in_a_new_process
 from tests.vault.test_refresh import claim_of, end_lease, refresh_one
-from tests.vault.test_save_failures import Trouble, every, spooled_for
+from tests.vault.test_save_failures import Trouble, every, put_changed, spooled_for
 from tokens import clock, epoch, outside, sealing, vault
 from tokens.errors import StoreUnavailable
 from tokens.models import (
@@ -29,6 +29,7 @@ from tokens.models import (
 from tokens.refresh import gate, replay, spool
 from tokens.refresh.ask import present
 from tokens.refresh.save import save_answer
+from tokens.rotation import data_keys
 from tokens.tasks import sweep
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -252,23 +253,9 @@ def test_a_refusal_from_before_the_restore_is_discarded(
     entry = restored_behind_an_answer()
     before = reread(alice)
     refused = {"kind": "invalid_grant", "status": 400, "retry_after": None}
-    spool.put(dataclasses.replace(entry, granted={}, refused=refused))
+    put_changed(entry, granted={}, refused=refused)
     assert replay.replay() == 1
     assert (reread(alice).standing, reread(alice).problem) == (before.standing, before.problem)
-    assert spooled_for(alice) == []
-
-
-def test_an_answer_whose_key_is_gone_is_discarded_once_its_login_was_replaced(
-    alice: OAuthCredential,
-    acme: Tenant,
-    upstream: Simulator,
-    store: Store,
-    restored_behind_an_answer: Callable[..., spool.Entry],
-) -> None:
-    entry = restored_behind_an_answer()
-    store(acme, "alice", upstream.new_login("alice"))
-    spool.put(dataclasses.replace(entry, granted=entry.granted | {"data_key": 0}))
-    assert replay.replay() == 1
     assert spooled_for(alice) == []
 
 
@@ -335,23 +322,62 @@ def test_what_is_named_after_no_refresh_of_ours_keeps_nobody_from_being_refreshe
 def test_an_entry_that_answers_no_refresh_of_ours_changes_nothing(
     alice: OAuthCredential, upstream: Simulator, reread: Reread
 ) -> None:
-    """Whoever may write into Redis may have kept an old one."""
     lie_in_spool(upstream, alice)
     (old,) = spooled_for(alice)
     assert replay.replay() == 1
     assert refresh_one(alice) == Outcome.REFRESHED
     before = reread(alice)
-    spool.put(
-        dataclasses.replace(
-            old,
-            generation=before.generation,
-            lease_id="0b9e7a64-95a5-4e3b-8f5a-1f4fd1d8a111",
-        )
-    )
+    put_changed(old, generation=before.generation, lease_id="0b9e7a64-95a5-4e3b-8f5a-1f4fd1d8a111")
     assert replay.replay() == 0
     after = reread(alice)
     assert after.generation == before.generation
     assert sealing.open_refresh_token(after) == sealing.open_refresh_token(before)
+
+
+FORGED: list[dict[str, object]] = [
+    {},
+    {"generation": 2},
+    {"answered_at": 4e9},
+    {"mac": ""},
+    {"mac": "0" * 64},
+    {"data_key": 10**6},
+    {"granted": {}, "refused": {"kind": "invalid_grant", "status": 400, "retry_after": None}},
+]
+
+
+@pytest.mark.parametrize("changes", FORGED)
+def test_nobody_who_writes_to_redis_and_reads_the_database_makes_an_answer_up(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread, changes: dict[str, object]
+) -> None:
+    """An older pair, sealed as it lay in its row then, for the claim that is under way."""
+    lie_in_spool(upstream, alice)
+    (old,) = spooled_for(alice)
+    assert replay.replay() == 1
+    claim = claim_of(alice)
+    before = reread(alice)
+    spool.put(
+        dataclasses.replace(
+            old, **{"generation": claim.generation, "lease_id": str(claim.lease_id)} | changes
+        )
+    )
+    assert replay.replay() == 0
+    after = reread(alice)
+    assert (after.generation, after.standing) == (before.generation, Standing.ACTIVE)
+    assert after.refresh_token_encrypted == before.refresh_token_encrypted
+    end_lease(alice)
+    with pytest.raises(StoreUnavailable):
+        refresh_one(alice)
+    assert "cannot be read" in " ".join(replay.waiting())
+
+
+def test_what_the_vault_wrote_is_known_again_after_a_rotation_of_every_key(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, reread: Reread
+) -> None:
+    lie_in_spool(upstream, alice)
+    data_keys.rotate_data_key(tenant=acme, actor="test", now=clock.now())
+    assert replay.replay() == 1
+    newest = upstream.current_login("alice").refresh_token
+    assert sealing.open_refresh_token(reread(alice)).reveal() == newest
 
 
 def test_an_old_429_from_the_spool_closes_the_door_for_what_is_left_of_it(

@@ -8,8 +8,8 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 
 from tokens import clock, epoch, isolation, sealing
 from tokens.behind import WriteBehind
-from tokens.errors import StoreUnavailable
-from tokens.keyring import sealing_key
+from tokens.errors import EncryptionError, StoreUnavailable
+from tokens.keyring import sealing_key, unwrap_data_key
 from tokens.models import Cause, DataKey, OAuthCredential, RefreshAttempt
 from tokens.oauth_client import Granted, Refusal, Refused
 from tokens.refresh import spool, stray
@@ -46,6 +46,7 @@ def replay_for(*, tenant_id: int, credential_id: int) -> bool:
         entry.name: entry
         for entry in spool.entries(vault_id)
         if (entry.tenant_id, entry.credential_id) == (tenant_id, credential_id)
+        and _is_signed(entry)
     }
     home = {name for name, entry in entries.items() if _bring_home(entry)}
     # Another process may have brought one home in this moment: then it lies there no more.
@@ -64,10 +65,10 @@ def replay_for(*, tenant_id: int, credential_id: int) -> bool:
 def waiting() -> list[str]:
     """What lies in the spool and will not come home by itself, a sentence for each."""
     vault_id = epoch.vault_id()
-    entries = {entry.name: entry for entry in spool.entries(vault_id)}
+    entries = {entry.name: entry for entry in spool.entries(vault_id) if _is_signed(entry)}
     sentences = [
-        f"{name} cannot be read: it is no answer of this vault, or damaged; look at it, and "
-        "delete it"
+        f"{name} cannot be read: it is no answer of this vault, or damaged, or its key is not at "
+        "hand; look at it"
         for name in sorted(spool.names(vault_id) - entries.keys())
     ]
     for entry in entries.values():
@@ -108,6 +109,13 @@ def _saved_at_home(entry: spool.Entry) -> bool:
         if credential is None:
             # With it the key went that its answer is sealed under.
             logger.warning("a spooled answer belongs to a credential that is gone")
+        elif not _is_signed(entry):
+            logger.error(
+                "what lies in the spool as %s cannot be told to be an answer of this vault: it is "
+                "somebody else's, or damaged, or its key is not at hand; it is left where it is",
+                entry.name,
+            )
+            return False
         elif _is_of_no_use(entry, credential):
             logger.warning(
                 "a spooled answer for credential %s is older than what is stored, and discarded",
@@ -143,16 +151,22 @@ def _saved_at_home(entry: spool.Entry) -> bool:
     return True
 
 
+def _is_signed(entry: spool.Entry) -> bool:
+    """Whether it is this vault's, as it was written. Without its key that cannot be told: no."""
+    key = DataKey.objects.filter(tenant_id=entry.tenant_id, pk=entry.data_key).first()
+    try:
+        return key is not None and spool.is_signed(entry, unwrap_data_key(key))
+    except EncryptionError:
+        return False
+
+
 def _is_of_no_use(entry: spool.Entry, credential: OAuthCredential) -> bool:
-    """Whether it can be discarded as it lies there. One whose login was replaced is opened,
-    to be given back upstream; with a key that is gone it cannot be."""
+    """Whether it can be discarded as it lies there. A pair whose login was replaced is opened,
+    to be given back upstream."""
     if _is_known(entry):
         return False
-    fate = _fate(entry, credential)
-    if fate is Fate.REPLACED:
-        return not (entry.granted and DataKey.objects.filter(pk=entry.granted["data_key"]).exists())
     # A refusal is no pair: whatever it said, the row's own next refresh will be told.
-    return fate is Fate.PASSED or not entry.granted
+    return not entry.granted or _fate(entry, credential) is Fate.PASSED
 
 
 def _is_known(entry: spool.Entry) -> bool:
@@ -242,7 +256,7 @@ def _answer(entry: spool.Entry, pair: Pair | None) -> Answer:
 def _opened(entry: spool.Entry) -> Pair:
     return sealing.open_pair(
         sealing.SealedPair(
-            data_key=DataKey.objects.get(pk=entry.granted["data_key"]),
+            data_key=DataKey.objects.get(pk=entry.data_key),
             access_token_encrypted=entry.granted["access_token_encrypted"],
             refresh_token_encrypted=entry.granted["refresh_token_encrypted"],
         ),

@@ -171,7 +171,6 @@ def _entry(claim: Claim, answer: Answer) -> spool.Entry:
             under=claim.seals_with,
         )
         granted = {
-            "data_key": pair.data_key.pk,
             "access_token_encrypted": pair.access_token_encrypted,
             "refresh_token_encrypted": pair.refresh_token_encrypted,
             "expires_in": answer.said.expires_in,
@@ -182,7 +181,7 @@ def _entry(claim: Claim, answer: Answer) -> spool.Entry:
         }
     else:
         refused = asdict(answer.said)
-    return spool.Entry(
+    entry = spool.Entry(
         vault_id=str(claim.vault_id),
         tenant_id=claim.credential.tenant_id,
         credential_id=claim.credential.pk,
@@ -195,7 +194,9 @@ def _entry(claim: Claim, answer: Answer) -> spool.Entry:
         answered_at=answer.answered_at,
         granted=granted,
         refused=refused,
+        data_key=claim.seals_with[0].pk,
     )
+    return spool.signed(entry, claim.seals_with[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,28 @@
 """The spool: where an answer lies that the database could not take.
 
-The tokens in it are sealed, exactly as they would be in their row. An entry goes to Redis
+The tokens in it are sealed, exactly as they would be in their row. What is said beside them
+is authenticated under the same data key, which the claim has taken: so whoever can write to
+Redis, and read the database, can neither make an entry up nor change one. An entry goes to Redis
 where there is one, so that every replica sees it; else, or when Redis does not take it
 either, into a file of the data directory, synced and renamed into place, mode 0600.
 `tokens.refresh.replay` brings it home; what is here is never opened by itself.
 """
 
+import hashlib
+import hmac
 import json
 import logging
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from django.conf import settings
 from django.db import connection
 
 from tokens import outside
+from tokens.encryption import Key
 from tokens.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -36,7 +41,8 @@ class Entry:
     """One answer of the authorization server to one claim.
 
     ``granted`` and ``refused`` are mutually exclusive: the fields of a pair (sealed), or
-    those of a refusal. ``answered_at``: Unix seconds by the database's clock.
+    those of a refusal. ``answered_at``: Unix seconds by the database's clock. ``data_key``: the
+    id of the one that the pair is sealed under, and ``mac`` made with (`signed`).
     """
 
     vault_id: str
@@ -51,6 +57,8 @@ class Entry:
     answered_at: float
     granted: dict[str, Any] = field(default_factory=dict, repr=False)
     refused: dict[str, Any] = field(default_factory=dict)
+    data_key: int
+    mac: str = ""
 
     @property
     def name(self) -> str:
@@ -58,8 +66,9 @@ class Entry:
 
 
 _SHAPE: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("vault_id", "lease_id", "cause", "actor"), str),
+    **dict.fromkeys(("vault_id", "lease_id", "cause", "actor", "mac"), str),
     **dict.fromkeys(("tenant_id", "credential_id", "generation", "tries", "latency_ms"), int),
+    "data_key": int,
     **dict.fromkeys(("granted", "refused"), dict),
     "answered_at": (int, float),
 }
@@ -67,6 +76,16 @@ _SHAPE: dict[str, type | tuple[type, ...]] = {
 
 class SpoolUnavailable(Exception):
     """No place took the entry."""
+
+
+def signed(entry: Entry, key: Key) -> Entry:
+    """The same entry, authenticated under its data key."""
+    return replace(entry, mac=_mac(entry, key))
+
+
+def is_signed(entry: Entry, key: Key) -> bool:
+    """Whether the vault wrote all of this, and nobody has changed any of it since."""
+    return hmac.compare_digest(entry.mac.encode(), _mac(entry, key).encode())
 
 
 def put(entry: Entry) -> None:
@@ -200,6 +219,12 @@ def forget() -> None:
     """Drop what this process remembers (another database)."""
     with _lock:
         _ours.clear()
+
+
+def _mac(entry: Entry, key: Key) -> str:
+    said = asdict(replace(entry, mac=""))
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hmac.new(key.derive("spool"), text.encode("ascii"), hashlib.sha256).hexdigest()
 
 
 def _put_into_redis(entry: Entry, text: str) -> bool:

@@ -82,7 +82,7 @@ def _rows(key: DataKey) -> str | None:
 def _spooled(key: DataKey) -> str | None:
     vault_id = epoch.vault_id()
     entries = spool.entries(vault_id)
-    ours = sum(entry.granted.get("data_key") == key.pk for entry in entries)
+    ours = sum(entry.data_key == key.pk for entry in entries)
     if ours:
         return f"{_counted(ours, 'answer', 'answers')} in the spool sealed under it"
     if spool.depth(vault_id) > len(entries):
