@@ -97,6 +97,8 @@ def _client(url: str) -> "redis.Redis":
         socket_connect_timeout=_PATIENCE,
         socket_timeout=_PATIENCE,
         decode_responses=True,
+        # Whoever else writes there: what is no text is no answer of ours, and stops nothing.
+        encoding_errors="replace",
         retry_on_error=[],
         retry=None,
     )

@@ -631,6 +631,21 @@ def test_where_the_spool_fails_too_the_answer_is_held_until_the_database_is_back
     assert_saved_once(alice, upstream)
 
 
+def test_whatever_the_spool_fails_with_the_answer_is_held_and_saved(
+    alice: OAuthCredential, upstream: Simulator, settings: Settings, impatient: None
+) -> None:
+    """Not only with the errors of a disk."""
+    settings.REDIS_URL = None
+    claim = claim_of(alice)
+    answer, tries = present(claim)
+    kept, settings.OAUTHVAULT_DATA_DIR = settings.OAUTHVAULT_DATA_DIR, Path("no\0directory")
+    with Trouble(upstream, statement=lambda number: number <= 3) as trouble:
+        outcome = save_answer(claim, answer, tries=tries, latency_ms=1)
+    settings.OAUTHVAULT_DATA_DIR = kept
+    assert (outcome, trouble.failed) == (Outcome.REFRESHED, 3)
+    assert_saved_once(alice, upstream)
+
+
 def test_an_answer_that_nothing_takes_for_too_long_is_called_lost(
     alice: OAuthCredential,
     upstream: Simulator,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 from pytest_django import Settings
 
 from tests.conftest import Store
@@ -378,6 +379,17 @@ def test_what_the_vault_wrote_is_known_again_after_a_rotation_of_every_key(
     assert replay.replay() == 1
     newest = upstream.current_login("alice").refresh_token
     assert sealing.open_refresh_token(reread(alice)).reveal() == newest
+
+
+def test_what_is_no_text_in_redis_stops_nobody(alice: OAuthCredential, settings: Settings) -> None:
+    if settings.REDIS_URL is None:
+        pytest.skip("there is no Redis in this pass")
+    with redis.Redis.from_url(settings.REDIS_URL.reveal()) as store:
+        for name in (b"\xff\xfe", b"%d-\xff" % alice.pk):
+            store.hset(f"oauthvault:{epoch.vault_id()}:spool", name, b"\xff")
+    assert spool.depth(epoch.vault_id()) == 2
+    assert replay.replay() == 0
+    assert refresh_one(alice) == Outcome.REFRESHED
 
 
 def test_an_old_429_from_the_spool_closes_the_door_for_what_is_left_of_it(

@@ -138,15 +138,17 @@ class _Kept:
         with self._lock:
             if self._entry is not None or self._over:
                 return
-            entry = _entry(self._claim, self._answer)
             try:
+                entry = _entry(self._claim, self._answer)
                 spool.put(entry)
-            except spool.SpoolUnavailable as error:
+            except Exception as error:
+                # Whatever it is: it must not end the loop that holds the answer.
+                why = error if isinstance(error, spool.SpoolUnavailable) else type(error).__name__
                 logger.error(
                     "the answer for credential %s is in memory only: the spool cannot be "
                     "written (%s). Do not stop this process: the login would end with it. It "
                     "goes on trying to save the answer for %d minutes",
-                    self._claim.credential.pk, error, LAST_PATIENCE // 60,
+                    self._claim.credential.pk, why, LAST_PATIENCE // 60,
                 )  # fmt: skip
                 return
             self._entry = entry
