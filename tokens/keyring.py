@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -20,7 +21,8 @@ from oauthvault.env import ConfigurationError
 from tokens import isolation, wrapping
 from tokens.encryption import Key, Keyring, generate_kek, parse_kek
 from tokens.errors import EncryptionError
-from tokens.models import DataKey, Tenant, VaultKey
+from tokens.models import AuditBatch, AuditEvent, DataKey, Tenant, TokenFingerprint, VaultKey
+from tokens.trail import adoption
 
 FINGERPRINTS = "fingerprints"
 API_KEYS = "api keys"
@@ -75,22 +77,28 @@ def prepare_keys() -> None:
     verify_keys(keyring)
 
 
+@isolation.every_tenant()
 def ensure_vault_keys(keyring: Keyring) -> None:
-    """Make the keys of the vault's own, all or none, where there are none yet.
+    """Make the keys of the vault's own, all or none, where there are none yet. ConfigurationError
+    where one is gone under which something was written: it is not replaced.
 
     In a transaction of their own, before anything is hashed with them: made inside another
     one, a key could be rolled back and live on in the memory of its process.
     """
-    present = set(VaultKey.objects.values_list("purpose", flat=True))
+    missing = _missing_vault_keys()
+    if _lost(missing) and (lost := _lost(_missing_vault_keys())):
+        raise ConfigurationError(
+            f"the database has lost a key of the vault's own ({', '.join(lost)}), and not what was "
+            "written under it: restore its row from a backup. Nothing was changed"
+        )
     try:
         with transaction.atomic():
             wrapping.take_part()
-            for purpose in _PURPOSES:
-                if purpose not in present:
-                    _, wrapped = keyring.new_key(key_id="vault", context=[purpose])
-                    VaultKey.objects.create(
-                        purpose=purpose, wrapped=wrapped, kek_id=keyring.primary_id
-                    )
+            for purpose in missing:
+                key, wrapped = keyring.new_key(key_id="vault", context=[purpose])
+                VaultKey.objects.create(purpose=purpose, wrapped=wrapped, kek_id=keyring.primary_id)
+                if purpose == AUDIT_TRAIL:
+                    adoption.vouch(functools.partial(_mac, key, AUDIT_TRAIL))
     except IntegrityError:
         # Made by another process in the same moment.
         return
@@ -153,6 +161,17 @@ def api_key_digest(key_text: str) -> str:
 def audit_digest(text: str) -> str:
     """What only the vault can write under a record, or a batch, of the audit trail."""
     return _hash(AUDIT_TRAIL, text)
+
+
+def has_key_for(purpose: str) -> bool:
+    return VaultKey.objects.filter(purpose=purpose).exists()
+
+
+def vault_name() -> str:
+    """How the vault is called outside of its database: by a digest under the key of the ledger.
+    Whoever writes the database cannot choose another name, and with that key gone the vault
+    does not start (`ensure_vault_keys`)."""
+    return _mac(_vault_key(FINGERPRINTS), "name of the vault", "")[:32]
 
 
 def sealing_key(tenant: Tenant) -> tuple[DataKey, Key]:
@@ -240,8 +259,29 @@ def _why_no_key() -> str:
     )
 
 
+def _missing_vault_keys() -> list[str]:
+    present = set(VaultKey.objects.values_list("purpose", flat=True))
+    return [purpose for purpose in _PURPOSES if purpose not in present]
+
+
+def _lost(missing: Sequence[str]) -> list[str]:
+    """Which of these were there once. The first two came together, with the first version;
+    that of the audit trail with a later one."""
+    first = {FINGERPRINTS, API_KEYS}
+    used = {
+        FINGERPRINTS: DataKey.objects.exists() or TokenFingerprint.objects.exists(),
+        API_KEYS: DataKey.objects.exists(),
+        AUDIT_TRAIL: AuditBatch.objects.exists() or AuditEvent.objects.exclude(digest="").exists(),
+    }
+    began = used[AUDIT_TRAIL] or len(missing) < len(_PURPOSES)
+    return [purpose for purpose in missing if used[purpose] or (purpose in first and began)]
+
+
 def _hash(purpose: str, text: str) -> str:
-    key = _vault_key(purpose)
+    return _mac(_vault_key(purpose), purpose, text)
+
+
+def _mac(key: Key, purpose: str, text: str) -> str:
     return hmac.new(key.derive(purpose), text.encode("utf-8"), hashlib.sha256).hexdigest()
 
 

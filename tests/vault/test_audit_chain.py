@@ -1,6 +1,5 @@
 """The audit trail cannot be edited unnoticed: by whomever has the database and not the key."""
 
-import importlib
 import json
 import threading
 import time
@@ -10,11 +9,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.test import Client
@@ -26,14 +23,13 @@ from pytest_django import Settings
 from tests.emptying import triggers
 from tests.simulator import Simulator
 from tests.vault.test_sweep_index import plan
-from tokens import audit, epoch, history, isolation, keyring, outside
+from tokens import audit, history, isolation, keyring, outside
 from tokens.management.commands import export_audit
 from tokens.models import (
     AuditBatch,
     AuditChain,
     AuditEvent,
     Cause,
-    Deployment,
     HandOut,
     Heartbeat,
     OAuthCredential,
@@ -41,6 +37,7 @@ from tokens.models import (
     RefreshAttempt,
     Standing,
     Tenant,
+    VaultKey,
 )
 from tokens.secret import Secret
 from tokens.tasks import sweep
@@ -83,9 +80,12 @@ def seal_all(*, at: float = NOW) -> int:
 
 
 def upgraded() -> None:
-    """What there is now is from before there were chains."""
-    migration = importlib.import_module("tokens.migrations.0005_audit_chain")
-    migration.note_what_was_before(apps, SimpleNamespace(connection=connection))
+    """What there is now is from before there were chains: no key of theirs, and no digest."""
+    VaultKey.objects.filter(purpose=keyring.AUDIT_TRAIL).delete()
+    with triggers.switched_off(connection):
+        sql("UPDATE tokens_auditevent SET digest = '', uid = NULL")
+    keyring.forget()
+    keyring.ensure_vault_keys(keyring.load_keyring())
 
 
 def reports() -> dict[str, Report]:
@@ -294,8 +294,8 @@ def test_what_was_inserted_since_the_upgrade_is_never_taken_for_older(
     forged = poisoned(acme.pk)
     assert (only_finding().kind, only_finding().record) == (Kind.INSERTED, forged)
     highest = AuditEvent.objects.latest("pk").pk
-    for digest in ("", "0" * 64, AuditChain.objects.get(pk=0).adopted_digest):
-        AuditChain.objects.filter(pk=0).update(adopted_to=highest, adopted_digest=digest)
+    for digest in ("", "0" * 64, AuditChain.objects.get(pk=acme.pk).adopted_digest):
+        AuditChain.objects.filter(pk=acme.pk).update(adopted_to=highest, adopted_digest=digest)
         assert forged in {finding.record for finding in reports()["acme"].findings}
     seal_all()
     assert forged in {finding.record for finding in reports()["acme"].findings}
@@ -440,8 +440,7 @@ class Trail:
     """A trail of three tenants, and whoever does with it as they like."""
 
     def __init__(self) -> None:
-        Deployment.objects.update_or_create(pk=1, defaults={"vault_id": uuid.uuid4()})
-        epoch.forget()
+        forget_what_is_outside()
         self.acme, self.globex = (
             create_tenant(slug=f"{name}-{uuid.uuid4().hex[:8]}", actor="test", now=NOW)
             for name in ("acme", "globex")
@@ -668,7 +667,7 @@ def test_a_copied_record_is_found_even_where_the_unique_index_was_dropped(acme: 
     event = AuditEvent.objects.get(pk=pk)
     copy = AuditEvent.objects.get(pk=pk)
     copy.pk, copy.batch = pk + 1000, None
-    assert seal.entries([event, copy], adopt_to=0)[1][2:] == ["forged"]
+    assert seal.entries([event, copy], adopt=seal.NOTHING_OLD)[1][2:] == ["forged"]
 
 
 def poisoned(tenant_id: int, **columns: object) -> int:
@@ -759,7 +758,7 @@ def forget_what_is_outside() -> None:
     for file in outside.folder("audit").iterdir():
         file.unlink()
     if outside.has_redis():
-        outside.in_redis("DEL", anchor._name(epoch.vault_id()))
+        outside.in_redis("DEL", anchor._hash(keyring.vault_name()))
 
 
 def test_a_missing_anchor_is_said_and_not_put_in_its_place(
@@ -853,7 +852,7 @@ def test_a_chain_whose_first_head_can_be_kept_nowhere_is_not_begun(
 def test_what_is_kept_outside_and_is_no_head_is_said(acme: Tenant) -> None:
     act(acme)
     seal_all()
-    (outside.folder("audit") / f"{epoch.vault_id()}.{acme.pk}").write_text("nonsense")
+    (outside.folder("audit") / f"{keyring.vault_name()}.{acme.pk}").write_text("nonsense")
     assert reports()["acme"].findings[0].kind == Kind.ANCHOR_DIFFERS
 
 

@@ -269,7 +269,6 @@ FOR_EVERYBODY = {
     "tokens/management/command.py": "whoever has a terminal of the vault",
     "tokens/management/commands/verify_audit.py": "counts what is not sealed yet",
     "tokens/metrics.py": "counts by tenant",
-    "tokens/migrations/0005_audit_chain.py": "notes which records were there before",
     "tokens/notices.py": "how many users each key was handed tokens of",
     "tokens/refresh/abandoned.py": "the sweep: refreshes whose process died",
     "tokens/rotation/keks.py": "wraps every data key anew",

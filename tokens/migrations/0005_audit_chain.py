@@ -7,7 +7,6 @@ go with the old one: such a migration begins with `unguard`, and ends with `guar
 import django.db.models.deletion
 from django.db import migrations, models
 
-from tokens import isolation
 from tokens.models.wall import behind_the_wall
 
 _EVENT = (
@@ -100,18 +99,6 @@ def guard(apps, schema_editor):
         schema_editor.execute(make("tokens_auditevent", "DELETE", _KEPT))
         takes_none = _TAKES_NONE.format(held="")
         schema_editor.execute(make("tokens_auditevent", "UPDATE", takes_none, name="seal"))
-
-
-@isolation.every_tenant()
-def note_what_was_before(apps, schema_editor):
-    """Up to which id records may be without a digest. The first sealing puts one under it."""
-    events, chains = (
-        apps.get_model("tokens", name).objects.using(schema_editor.connection.alias)
-        for name in ("AuditEvent", "AuditChain")
-    )
-    last = events.order_by("id").last()
-    if last is not None:
-        chains.create(id=0, adopted_to=last.id)
 
 
 def unguard(apps, schema_editor):
@@ -258,5 +245,4 @@ class Migration(migrations.Migration):
         migrations.RunPython(guard, unguard),
         behind_the_wall("tokens_auditchain"),
         behind_the_wall("tokens_auditbatch"),
-        migrations.RunPython(note_what_was_before, migrations.RunPython.noop),
     ]

@@ -36,8 +36,8 @@ class AuditChain(OfTenant):
     verified_at = models.FloatField(null=True)
     # What the last verification found first; empty: nothing.
     broken = models.CharField(max_length=300, blank=True)
-    # Of chain 0, for all of them: the highest id of a record from before there were chains, and
-    # a keyed digest of it, made at the first sealing.
+    # The highest id of a record from before there were chains, and a keyed digest of it, made
+    # with the key itself (tokens.trail.adoption).
     adopted_to = models.BigIntegerField(null=True, editable=False)
     adopted_digest = models.CharField(max_length=64, blank=True, editable=False)
 

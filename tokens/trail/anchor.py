@@ -4,16 +4,19 @@ A chain whose end was cut off is whole in itself; only somebody who remembers ho
 was can tell. A head is a batch's number and digest. What is kept here is never lowered, and
 where a head is missing that should be there none is put in its place: both would wipe the
 trace of a cut. Only an operator does so, who knows why (`oauthvault verify_audit --reanchor`).
+
+The heads lie under a name that only the vault's keys give (`keyring.vault_name`). Under an id
+that the database says, whoever writes the database could have us look where nothing is.
 """
 
 import logging
 import re
-import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tokens import epoch, outside
+from oauthvault.env import ConfigurationError
+from tokens import keyring, outside
 from tokens.models import AuditBatch
 
 logger = logging.getLogger(__name__)
@@ -53,23 +56,40 @@ class Found:
 
 def find() -> Found:
     """All heads that are kept outside for this vault."""
-    vault_id = epoch.vault_id()
+    name = keyring.vault_name()
     found, everywhere = Found(), True
     try:
-        for path in outside.folder("audit").glob(f"{vault_id}.*"):
+        for path in outside.folder("audit").glob(f"{name}.*"):
             if path.suffix[1:].isdigit():
                 found.take(int(path.suffix[1:]), path.read_text(encoding="ascii", errors="replace"))
     except OSError:
         everywhere = False
     if outside.has_redis():
         try:
-            kept = outside.in_redis("HGETALL", _name(vault_id))
+            kept = outside.in_redis("HGETALL", _hash(name))
         except outside.Unreachable:
             everywhere = False
         else:
             for chain_id, text in _pairs(kept):
                 found.take(chain_id, text)
     return Found(found.heads, found.garbled, everywhere)
+
+
+def refuse_a_second_beginning() -> None:
+    """ConfigurationError where the key of the audit trail is still to be made, and heads of
+    this vault's chains are kept outside: it had one. With a new key whatever is in the
+    database by now would be taken for older than the trail (`tokens.trail.adoption`)."""
+    if keyring.has_key_for(keyring.AUDIT_TRAIL) or not keyring.has_key_for(keyring.FINGERPRINTS):
+        return
+    found = find()
+    if found.heads or found.garbled:
+        name = keyring.vault_name()
+        raise ConfigurationError(
+            "the database has no key of the audit trail, and heads of its chains are kept outside "
+            f"({outside.folder('audit') / name}.*, in Redis {_hash(name)}): restore the key's row "
+            "from a backup. (Or is all of this database a backup from before its trail had chains? "
+            "Then move those heads away first)"
+        )
 
 
 def begin(chain_id: int) -> bool:
@@ -113,10 +133,10 @@ def replace(chain_id: int, head: Head) -> bool:
 
 
 def _of(chain_id: int) -> Found:
-    vault_id = epoch.vault_id()
+    name = keyring.vault_name()
     found, everywhere = Found(), True
     try:
-        path = outside.folder("audit") / f"{vault_id}.{chain_id}"
+        path = outside.folder("audit") / f"{name}.{chain_id}"
         found.take(chain_id, path.read_text(encoding="ascii", errors="replace"))
     except FileNotFoundError:
         pass
@@ -124,7 +144,7 @@ def _of(chain_id: int) -> Found:
         everywhere = False
     if outside.has_redis():
         try:
-            text = outside.in_redis("HGET", _name(vault_id), chain_id)
+            text = outside.in_redis("HGET", _hash(name), chain_id)
         except outside.Unreachable:
             everywhere = False
         else:
@@ -136,16 +156,16 @@ def _of(chain_id: int) -> Found:
 def _write(chain_id: int, head: Head) -> bool:
     """Whether any place took it. Two processes may pass each other here, and the lower of
     two heads stay: a cut of one batch could not be seen then, until the next is sealed."""
-    vault_id, text = epoch.vault_id(), f"{head.number} {head.digest}"
+    name, text = keyring.vault_name(), f"{head.number} {head.digest}"
     written = False
     if outside.has_redis():
         try:
-            outside.in_redis("HSET", _name(vault_id), chain_id, text)
+            outside.in_redis("HSET", _hash(name), chain_id, text)
             written = True
         except outside.Unreachable:
             pass
     try:
-        outside.write_durably(outside.folder("audit") / f"{vault_id}.{chain_id}", f"{text}\n")
+        outside.write_durably(outside.folder("audit") / f"{name}.{chain_id}", f"{text}\n")
         written = True
     except OSError:
         pass
@@ -166,5 +186,5 @@ def _pairs(kept: object) -> list[tuple[int, str]]:
     return [(int(name), str(text)) for name, text in kept.items() if str(name).isdigit()]
 
 
-def _name(vault_id: uuid.UUID) -> str:
-    return f"oauthvault:{vault_id}:audit"
+def _hash(name: str) -> str:
+    return f"oauthvault:{name}:audit"

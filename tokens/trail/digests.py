@@ -65,10 +65,6 @@ def of_dropping(batch: AuditBatch) -> str:
     return keyring.audit_digest(canonical(["dropped", batch.digest, batch.dropped_at]))
 
 
-def of_adoption(highest: int) -> str:
-    return keyring.audit_digest(canonical(["adopted to", highest]))
-
-
 def of_list(records: object) -> str:
     """The hash of a batch's list. Not keyed: the batch's own digest covers it."""
     return hashlib.sha256(canonical(records).encode("utf-8")).hexdigest()

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from django.db import transaction
 from django.db.models import Min
 
-from tokens import isolation
+from tokens import isolation, keyring
 from tokens.models import AuditBatch, AuditChain, AuditEvent, Tenant
-from tokens.trail import anchor, digests
+from tokens.trail import adoption, anchor, digests
 from tokens.trail.anchor import Head
 from tokens.trail.chains import read, records_of, scope_of, slug_in
 
@@ -31,6 +31,7 @@ _failed_at: dict[int, float] = {}
 Entry = list[int | str]
 # Written before there were chains; sealed as it was found.
 ADOPTED = "adopted"
+NOTHING_OLD = range(0)
 
 
 def seal_due(*, now: float) -> int:
@@ -50,12 +51,11 @@ def due_chains(*, now: float) -> list[int]:
 def seal_chain(chain_id: int, *, now: float) -> AuditBatch | None:
     """One batch of what is unsealed in this chain, or None if nothing is (or if its first
     head can be kept nowhere outside). Two at once make two batches, one after the other."""
-    adopt_to = adopted_to()
     with scope_of(chain_id):
         if not AuditBatch.objects.filter(chain_id=chain_id).exists() and not anchor.begin(chain_id):
             return None
         with transaction.atomic():
-            batch = _seal(chain_id, adopt_to=adopt_to, now=now)
+            batch = _seal(chain_id, now=now)
         if batch is None:
             return None
         anchor.keep(chain_id, Head(batch.number, batch.digest))
@@ -67,19 +67,19 @@ def seal_chain(chain_id: int, *, now: float) -> AuditBatch | None:
     return batch
 
 
-def entries(events: Sequence[AuditEvent], *, adopt_to: int) -> list[Entry]:
+def entries(events: Sequence[AuditEvent], *, adopt: range) -> list[Entry]:
     """What a batch lists of these records. Those that the vault did not write like this are
-    marked, and sealed all the same: the trace of a forgery is not lost again. ``adopt_to``:
-    the highest id that a record from before there were chains may have; 0: there is none."""
+    marked, and sealed all the same: the trace of a forgery is not lost again. ``adopt``: the
+    ids that records from before there were chains may have."""
     copies = _copies(events)
     listed: list[Entry] = []
     for event in events:
         computed = digest_or_none(event)
         # None is believed any more once one with a digest was among them.
         if event.digest or event.uid is not None or computed is None:
-            adopt_to = 0
+            adopt = NOTHING_OLD
         entry: Entry = [event.pk, (computed or "")[: digests.LISTED]]
-        if 0 < event.pk <= adopt_to:
+        if event.pk in adopt:
             entry.append(ADOPTED)
         elif computed is None or event.digest != computed or event.pk in copies:
             entry.append(digests.FORGED)
@@ -95,35 +95,16 @@ def digest_or_none(event: AuditEvent) -> str | None:
         return None
 
 
-def still_adopting(last: AuditBatch | None) -> bool:
-    """Whether the next batch may still hold records from before there were chains."""
-    if last is None or last.dropped_at is not None:
-        return True
-    return bool(last.records and last.records[-1][2:] == [ADOPTED])
-
-
-def adopted_to() -> int:
-    """The highest id of a record from before there were chains, as the migration noted it; 0
-    without that note, or where it is not the vault's any more.
-
-    It gets its digest before the first batch of all, and never again: from then on nobody
-    without the key can have records without a digest taken for old ones.
-    """
-    with isolation.every_tenant(), transaction.atomic():
-        noted = AuditChain.objects.filter(pk=0).exclude(adopted_to=None)
-        chain = noted.first()
-        if chain is None or chain.adopted_to is None:
-            return 0
-        if not chain.adopted_digest:
-            # Whoever else makes the first batch now has the lock first, or finds the digest.
-            chain = noted.select_for_update().get()
-        highest, proof = int(chain.adopted_to or 0), digests.of_adoption(int(chain.adopted_to or 0))
-        if not chain.adopted_digest and not AuditBatch.objects.exists():
-            noted.update(adopted_digest=proof)
-        elif chain.adopted_digest != proof:
-            logger.critical("up to where the audit trail is from before its chains was edited")
-            return 0
-        return highest
+def still_to_adopt(chain_id: int, last: AuditBatch | None) -> range:
+    """The ids that records from before there were chains may have in the batch after ``last``.
+    They come first in a chain, in the order of their ids; so what follows the last batch is all
+    that is left of them, however long ago that batch was dropped."""
+    highest = adoption.adopted_to(chain_id, digest=keyring.audit_digest)
+    if last is None:
+        return range(1, highest + 1)
+    if last.dropped_at is None and not (last.records and last.records[-1][2:] == [ADOPTED]):
+        return NOTHING_OLD
+    return range(max(1, last.last_id + 1), highest + 1)
 
 
 def last_batch(chain_id: int) -> AuditBatch | None:
@@ -154,13 +135,13 @@ def _in_turn(chains: Sequence[int]) -> list[int]:
     return turns[:_CHAINS]
 
 
-def _seal(chain_id: int, *, adopt_to: int, now: float) -> AuditBatch | None:
+def _seal(chain_id: int, *, now: float) -> AuditBatch | None:
     chain = _locked(chain_id)
     events = read(records_of(chain_id).filter(batch=None).order_by("id")[:_MOST])
     if not events:
         return None
     last = last_batch(chain_id)
-    records = entries(events, adopt_to=adopt_to if still_adopting(last) else 0)
+    records = entries(events, adopt=still_to_adopt(chain_id, last))
     batch = AuditBatch(
         tenant_id=chain.tenant_id,
         chain=chain,

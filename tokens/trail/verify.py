@@ -264,13 +264,13 @@ def _compare(batch: AuditBatch, present: Mapping[int, AuditEvent]) -> Iterator[F
 def _unsealed(chain_id: int, last: AuditBatch | None, report: Report) -> Iterator[Finding]:
     """What waits to be sealed: only that it was the vault that wrote it can be said of it."""
     waiting = records_of(chain_id).filter(batch=None).order_by("id")
-    adopt_to, after = seal.adopted_to() if seal.still_adopting(last) else 0, None
+    adopt, after = seal.still_to_adopt(chain_id, last), None
     while True:
         page = read((waiting if after is None else waiting.filter(pk__gt=after))[:_UNSEALED])
         if not page:
             return
-        entries = seal.entries(page, adopt_to=adopt_to)
-        adopt_to = adopt_to if entries[-1][2:] == [seal.ADOPTED] else 0
+        entries = seal.entries(page, adopt=adopt)
+        adopt = adopt if entries[-1][2:] == [seal.ADOPTED] else seal.NOTHING_OLD
         after = page[-1].pk
         report.unsealed += len(page)
         for entry in entries:

@@ -30,6 +30,7 @@ from tokens.keyring import check_keys, load_keyring, prepare_keys
 from tokens.management.command import VaultCommand
 from tokens.models import DEFAULT_USER, VaultKey
 from tokens.tenants import ensure_default_tenant
+from tokens.trail.anchor import refuse_a_second_beginning
 from tokens.user_ids import BadUserId
 
 PASSWORD_FILE = "admin-password"  # noqa: S105  the name of a file
@@ -62,6 +63,7 @@ class Command(VaultCommand):
             # Before anything is touched: a wrong key must change nothing.
             check_keys()
         call_command("migrate", verbosity=0, interactive=False)
+        refuse_a_second_beginning()
         prepare_keys()
         now = clock.now()
         try:

@@ -1,0 +1,171 @@
+"""What somebody with the database can do beside a chain: its name outside, its beginning, the
+rows that no chain looks at, and what keeps it from being read or sealed."""
+
+import time
+import uuid
+
+import pytest
+from django.db import connection
+
+from oauthvault.env import ConfigurationError
+from tests.emptying import triggers
+from tests.vault.test_audit_chain import (
+    DAY,
+    NOW,
+    act,
+    forget_what_is_outside,
+    only_finding,
+    reports,
+    seal_all,
+    sql,
+    upgraded,
+    whole,
+)
+from tokens import epoch, keyring, outside
+from tokens.models import AuditBatch, AuditChain, AuditEvent, Tenant, TokenFingerprint, VaultKey
+from tokens.trail import anchor, drop
+from tokens.trail.verify import Kind
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("data_dir")]
+
+
+def call_the_vault_something_else() -> None:
+    name: object = uuid.uuid4()
+    if connection.vendor == "sqlite":
+        name = uuid.uuid4().hex
+    sql("UPDATE tokens_deployment SET vault_id = %s, epoch = 0", name)
+    forget_the_process()
+
+
+def forget_the_process() -> None:
+    for memory in (keyring, epoch, outside):
+        memory.forget()
+
+
+def unsealed_anew() -> None:
+    """As if nothing had ever been sealed."""
+    sql("UPDATE tokens_auditevent SET batch_id = NULL")
+    sql("DELETE FROM tokens_auditbatch")
+
+
+# --- The name under which heads are kept -----------------------------------------------------
+
+
+def test_heads_are_found_whatever_the_database_calls_the_vault(acme: Tenant) -> None:
+    (gone, _) = act(acme, 2)
+    seal_all()
+    with triggers.switched_off(connection):
+        unsealed_anew()
+        sql("DELETE FROM tokens_auditevent WHERE id = %s", gone)
+    call_the_vault_something_else()
+    for _ in range(2):
+        assert only_finding().kind in {Kind.ANCHOR_AHEAD, Kind.ANCHOR_DIFFERS}
+        seal_all()
+
+
+def test_heads_of_a_chain_of_which_the_database_knows_nothing_are_a_finding(acme: Tenant) -> None:
+    act(acme, 2)
+    seal_all()
+    with triggers.switched_off(connection):
+        sql("DELETE FROM tokens_auditevent")
+        sql("DELETE FROM tokens_auditbatch")
+        sql("DELETE FROM tokens_auditchain")
+    call_the_vault_something_else()
+    assert only_finding(f"id:{acme.pk}").kind == Kind.ANCHOR_AHEAD
+
+
+# --- What is from before there were chains -------------------------------------------------------
+
+
+def test_a_trail_that_is_made_to_look_like_one_from_before_the_chains_is_found(
+    acme: Tenant, globex: Tenant
+) -> None:
+    """No digest anywhere, no batch, another name, and a note that all of it is old."""
+    for tenant in (acme, globex):
+        act(tenant, 3)
+    seal_all()
+    with triggers.switched_off(connection):
+        unsealed_anew()
+        sql("UPDATE tokens_auditevent SET digest = '', uid = NULL, actor = 'operator nobody'")
+        AuditChain.objects.all().delete()
+    for tenant_id in (None, acme.pk, globex.pk):
+        AuditChain.objects.create(pk=tenant_id or 0, tenant_id=tenant_id, adopted_to=10**9)
+    call_the_vault_something_else()
+    for head in (Kind.ANCHOR_AHEAD, Kind.ANCHOR_DIFFERS):
+        found = reports()
+        for name in ("acme", "globex"):
+            assert found[name].adopted == 0
+            assert {finding.kind for finding in found[name].findings} == {Kind.INSERTED, head}
+        seal_all()
+
+
+def test_up_to_where_a_chain_is_old_is_said_for_each_and_holds_for_no_other(
+    acme: Tenant, globex: Tenant
+) -> None:
+    upgraded()
+    act(acme)
+    mine, theirs = (AuditChain.objects.get(pk=tenant.pk) for tenant in (acme, globex))
+    assert theirs.adopted_to == AuditEvent.objects.get(tenant=globex).pk
+    AuditChain.objects.filter(pk=acme.pk).update(
+        adopted_to=theirs.adopted_to, adopted_digest=theirs.adopted_digest
+    )
+    assert [finding.record for finding in reports()["acme"].findings] == [mine.adopted_to]
+
+
+def test_nothing_is_taken_for_old_where_the_old_records_were_dropped(acme: Tenant) -> None:
+    """Their ids are free again, and their batch lists them no more."""
+    (free,) = act(acme, at=NOW - 500 * DAY)
+    act(acme, at=NOW - 500 * DAY)
+    upgraded()
+    seal_all()
+    assert whole()
+    assert drop.drop_old(before=NOW, now=NOW, until=time.monotonic() + 60)
+    AuditEvent.objects.create(
+        pk=free, tenant=acme, tenant_slug="acme", at=NOW, actor="operator nobody", action="revoke"
+    )
+    for _ in range(2):
+        assert (only_finding().kind, only_finding().record) == (Kind.INSERTED, free)
+        seal_all()
+
+
+# --- The keys of the vault's own ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("purpose", [keyring.FINGERPRINTS, keyring.API_KEYS, keyring.AUDIT_TRAIL])
+def test_a_key_under_which_something_was_written_is_not_made_anew(
+    acme: Tenant, purpose: str
+) -> None:
+    act(acme)
+    VaultKey.objects.filter(purpose=purpose).delete()
+    forget_the_process()
+    with pytest.raises(ConfigurationError, match=purpose):
+        keyring.ensure_vault_keys(keyring.load_keyring())
+    assert not VaultKey.objects.filter(purpose=purpose).exists()
+
+
+def test_all_of_them_are_not_made_anew_beside_what_was_written_under_them(acme: Tenant) -> None:
+    VaultKey.objects.all().delete()
+    forget_the_process()
+    with pytest.raises(ConfigurationError, match="fingerprints, api keys, audit trail"):
+        keyring.ensure_vault_keys(keyring.load_keyring())
+    assert not TokenFingerprint.objects.exists()
+    with triggers.switched_off(connection):
+        AuditEvent.objects.all().delete()
+    keyring.ensure_vault_keys(keyring.load_keyring())
+    assert VaultKey.objects.count() == 3
+
+
+def test_a_trail_whose_heads_are_outside_does_not_begin_a_second_time(acme: Tenant) -> None:
+    """Or whoever deletes its key, and every digest, would have all that is there called old."""
+    act(acme)
+    seal_all()
+    VaultKey.objects.filter(purpose=keyring.AUDIT_TRAIL).delete()
+    with triggers.switched_off(connection):
+        unsealed_anew()
+        sql("UPDATE tokens_auditevent SET digest = '', uid = NULL")
+    forget_the_process()
+    assert not AuditBatch.objects.exists()
+    with pytest.raises(ConfigurationError, match="heads of its chains are kept outside"):
+        anchor.refuse_a_second_beginning()
+    forget_what_is_outside()
+    anchor.refuse_a_second_beginning()
