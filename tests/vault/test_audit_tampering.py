@@ -1,11 +1,14 @@
 """What somebody with the database can do beside a chain: its name outside, its beginning, the
 rows that no chain looks at, and what keeps it from being read or sealed."""
 
+import json
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 
 from oauthvault.env import ConfigurationError
 from tests.emptying import triggers
@@ -13,18 +16,21 @@ from tests.vault.test_audit_chain import (
     DAY,
     NOW,
     act,
+    edit,
     forget_what_is_outside,
     only_finding,
+    poisoned,
     reports,
     seal_all,
     sql,
+    told,
     upgraded,
     whole,
 )
 from tokens import epoch, keyring, outside
 from tokens.models import AuditBatch, AuditChain, AuditEvent, Tenant, TokenFingerprint, VaultKey
 from tokens.trail import anchor, drop
-from tokens.trail.verify import Kind
+from tokens.trail.finding import Kind
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("data_dir")]
 
@@ -46,6 +52,25 @@ def unsealed_anew() -> None:
     """As if nothing had ever been sealed."""
     sql("UPDATE tokens_auditevent SET batch_id = NULL")
     sql("DELETE FROM tokens_auditbatch")
+
+
+@contextmanager
+def constraints_dropped() -> Iterator[None]:
+    """As an owner of the tables can."""
+    if connection.vendor != "sqlite":
+        pytest.skip("the role of the tests owns no table, and drops no constraint")
+    with triggers.switched_off(connection):
+        sql("PRAGMA ignore_check_constraints = ON")
+        sql("PRAGMA defer_foreign_keys = ON")
+        yield
+        sql("PRAGMA ignore_check_constraints = OFF")
+
+
+def made_up_batch(tenant: Tenant, number: int) -> AuditBatch:
+    return AuditBatch.objects.create(
+        chain_id=tenant.pk, tenant=tenant, number=number, first_id=1, last_id=1, count=1,
+        newest_at=1, content="0" * 64, digest="0" * 64, sealed_at=NOW,
+    )  # fmt: skip
 
 
 # --- The name under which heads are kept -----------------------------------------------------
@@ -169,3 +194,111 @@ def test_a_trail_whose_heads_are_outside_does_not_begin_a_second_time(acme: Tena
         anchor.refuse_a_second_beginning()
     forget_what_is_outside()
     anchor.refuse_a_second_beginning()
+
+
+# --- Rows that no chain looks at -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, -5])
+def test_no_batch_lies_before_the_first_one(acme: Tenant, number: int) -> None:
+    """What was put in there, or deleted through it, nobody would ever look for."""
+    act(acme)
+    seal_all()
+    with pytest.raises(IntegrityError), transaction.atomic():
+        made_up_batch(acme, number)
+    with constraints_dropped():
+        batch = made_up_batch(acme, number)
+        pk = poisoned(acme.pk)
+        sql("UPDATE tokens_auditevent SET batch_id = %s WHERE id = %s", batch.pk, pk)
+    first, second = reports()["acme"].findings
+    assert (first.kind, first.batch) == (Kind.INSERTED, number)
+    assert (second.kind, second.batch) == (Kind.EDITED, number)
+    assert drop.drop_old(before=NOW, now=NOW, until=time.monotonic() + 60)
+    assert AuditEvent.objects.filter(pk=pk).exists()
+
+
+@pytest.mark.parametrize("tenant_id", [0, -1])
+def test_a_record_of_a_tenant_that_cannot_be_is_not_stored(acme: Tenant, tenant_id: int) -> None:
+    with pytest.raises(IntegrityError), transaction.atomic():
+        poisoned(tenant_id)
+
+
+STRANGE = {"none": 0, "negative": -1, "a text": "abc", "bytes": b"\xff", "a fraction": 1.5}
+
+
+@pytest.mark.parametrize("tenant_id", STRANGE.values(), ids=STRANGE)
+def test_a_record_of_no_chain_is_found_and_keeps_no_other_from_being_read(
+    acme: Tenant, tenant_id: object
+) -> None:
+    act(acme)
+    seal_all()
+    with constraints_dropped():
+        pk = poisoned(acme.pk)
+        sql("UPDATE tokens_auditevent SET tenant_id = %s WHERE id = %s", tenant_id, pk)
+    for _ in range(2):
+        finding = only_finding("(no tenant)")
+        assert (finding.kind, finding.record) == (Kind.INSERTED, pk)
+        assert reports()["acme"].is_whole
+        seal_all()
+    printed = told("verify_audit", "--json", refused=True)
+    assert json.loads(printed[: printed.rindex("]") + 1])[0]["findings"][0]["record"] == pk
+    assert len(told("export_audit", "--tenant", "acme").splitlines()) == 2
+
+
+@pytest.mark.parametrize("chain_id", [-5, "abc", 1.5], ids=str)
+def test_a_batch_of_no_chain_is_found(acme: Tenant, chain_id: object) -> None:
+    act(acme)
+    seal_all()
+    with constraints_dropped():
+        batch = made_up_batch(acme, 2)
+        sql("UPDATE tokens_auditbatch SET chain_id = %s WHERE id = %s", chain_id, batch.pk)
+        assert f"(its row has id {batch.pk})" in str(only_finding("(no tenant)"))
+        sql("DELETE FROM tokens_auditbatch WHERE id = %s", batch.pk)
+
+
+# --- What cannot be read -------------------------------------------------------------------------
+
+UNREADABLE: dict[str, object] = {
+    "number": "abc", "chain_id": "abc", "records": "not json", "newest_at": "abc",
+    "dropped_at": "abc", "digest": b"\xff", "count": "abc", "previous": b"\xff",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("column", UNREADABLE)
+def test_a_batch_that_cannot_be_read_is_a_finding_and_stops_nothing(
+    acme: Tenant, globex: Tenant, column: str
+) -> None:
+    for tenant in (acme, globex):
+        act(tenant)
+    seal_all()
+    batch = AuditBatch.objects.get(tenant=acme)
+    with constraints_dropped():
+        edit("tokens_auditbatch", batch.pk, column, UNREADABLE[column])
+        for more in ((), ("--json",)):
+            assert "not proven whole" in told("verify_audit", *more, refused=True)
+        assert reports()["globex"].is_whole
+        assert drop.drop_old(before=NOW + DAY, now=NOW + DAY, until=time.monotonic() + 60)
+        assert not AuditEvent.objects.filter(tenant=globex).exists()
+        assert AuditEvent.objects.filter(tenant=acme).exists()
+        told("export_audit")
+        edit("tokens_auditbatch", batch.pk, "chain_id", acme.pk)
+
+
+def test_what_was_found_before_a_chain_breaks_is_said_first(acme: Tenant) -> None:
+    for _ in range(3):
+        act(acme)
+        seal_all()
+    pk = AuditEvent.objects.filter(batch__number=1).latest("pk").pk
+    last = AuditBatch.objects.get(number=3).pk
+    with triggers.switched_off(connection):
+        sql("DELETE FROM tokens_auditevent WHERE id = %s", pk)
+        edit("tokens_auditbatch", last, "records", "[" + "9" * 5000 + "]")
+    deleted, unreadable = reports()["acme"].findings
+    assert (deleted.kind, deleted.batch, deleted.record) == (Kind.DELETED, 1, pk)
+    assert unreadable.kind == Kind.UNREADABLE
+    with triggers.switched_off(connection):
+        edit("tokens_auditbatch", last, "records", "5")
+    assert [(each.kind, each.batch) for each in reports()["acme"].findings] == [
+        (Kind.DELETED, 1),
+        (Kind.EDITED, 3),
+    ]

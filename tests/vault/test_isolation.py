@@ -279,7 +279,8 @@ FOR_EVERYBODY = {
     "tokens/trail/chains.py": "the chain of acts of no tenant",
     "tokens/trail/drop.py": "which chains there are",
     "tokens/trail/seal.py": "which chains wait to be sealed",
-    "tokens/trail/verify.py": "which chains there are, and whose records",
+    "tokens/trail/census.py": "which chains there are, and what is in none",
+    "tokens/trail/verify.py": "every chain, one after the other",
 }
 # Whose statements are compiled once, and name their tenant (or key) as a value.
 UNSCOPED = {"api/keys.py", "tokens/flight.py", "tokens/vault.py"}

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("tokens", "0007_rows_of_one_tenant")]
+    dependencies = [("tokens", "0009_audit_checks")]
 
     operations = [
         migrations.AlterField(

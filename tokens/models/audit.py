@@ -12,6 +12,8 @@ from tokens.models.tenant import Tenant
 # The chain of the row's own tenant: nobody begins or continues that of another, which could
 # not be sealed any more then, since what is in the trail is not deleted.
 _OWN_CHAIN = Coalesce("tenant", 0, output_field=BigIntegerField())
+# What SQLite takes for larger than any number (a text, say) is not stored either.
+_LARGEST = 2**63 - 1
 
 
 class AuditChain(OfTenant):
@@ -45,7 +47,11 @@ class AuditChain(OfTenant):
 
     class Meta:
         constraints: ClassVar = [
-            models.CheckConstraint(condition=Q(id=_OWN_CHAIN), name="a_chain_is_its_tenants")
+            models.CheckConstraint(condition=Q(id=_OWN_CHAIN), name="a_chain_is_its_tenants"),
+            models.CheckConstraint(
+                condition=Q(tenant__gt=0, tenant__lte=_LARGEST),
+                name="an_audit_chain_is_of_a_tenant_or_of_none",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -93,6 +99,13 @@ class AuditBatch(OfTenant):
             models.UniqueConstraint(fields=["chain", "number"], name="one_audit_batch_per_number"),
             models.CheckConstraint(
                 condition=Q(chain=_OWN_CHAIN), name="a_batch_is_in_its_tenants_chain"
+            ),
+            models.CheckConstraint(
+                condition=Q(number__gte=1, number__lte=_LARGEST), name="audit_batches_count_from_1"
+            ),
+            models.CheckConstraint(
+                condition=Q(tenant__gt=0, tenant__lte=_LARGEST),
+                name="an_audit_batch_is_of_a_tenant_or_of_none",
             ),
         ]
         indexes: ClassVar = [
@@ -142,6 +155,12 @@ class AuditEvent(OfTenant):
 
     class Meta:
         ordering = ("-at", "-id")
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=Q(tenant__gt=0, tenant__lte=_LARGEST),
+                name="an_audit_record_is_of_a_tenant_or_of_none",
+            )
+        ]
         indexes: ClassVar = [
             models.Index(fields=["tenant", "-at"], name="audit_recent"),
             models.Index(fields=["tenant", "subject", "-at"], name="audit_subject"),

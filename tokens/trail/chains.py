@@ -4,14 +4,22 @@ import math
 from contextlib import AbstractContextManager
 
 from django.db import DatabaseError
-from django.db.models import QuerySet
+from django.db.models import BigIntegerField, Q, QuerySet
+from django.db.models.functions import Cast
 
 from tokens import isolation
 from tokens.models import AuditEvent
 
 # Numbers of a thousand digits, a thousand brackets, text that is none: what Python or the
 # database's client makes of it.
-_UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError, DatabaseError)
+UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError, DatabaseError)
+
+# Constraints say the same (migration 0009), and whoever owns the tables can drop them. SQLite
+# stores a text or a fraction in a column of whole numbers: those are equal to no whole number.
+RECORD_HAS_A_CHAIN = Q(tenant_id=None) | Q(
+    tenant_id__gt=0, tenant_id=Cast("tenant_id", BigIntegerField())
+)
+BATCH_HAS_A_CHAIN = Q(chain_id__gte=0, chain_id=Cast("chain_id", BigIntegerField()))
 
 
 def records_of(chain_id: int) -> QuerySet[AuditEvent]:
@@ -25,7 +33,7 @@ def read(records: QuerySet[AuditEvent]) -> list[AuditEvent]:
     and batch alone, with a time that no record of ours has: so it has no digest."""
     try:
         return list(records)
-    except _UNREADABLE:
+    except UNREADABLE:
         read = [_read_one(*names) for names in records.values_list("pk", "batch_id")]
         return [event for event in read if event is not None]
 
@@ -35,7 +43,7 @@ def slug_in(chain_id: int) -> str:
     try:
         named = records_of(chain_id).exclude(tenant_slug="").order_by("-id")
         slug = named.values_list("tenant_slug", flat=True).first()
-    except _UNREADABLE:
+    except UNREADABLE:
         return ""
     return slug if isinstance(slug, str) else ""
 
@@ -48,5 +56,5 @@ def scope_of(chain_id: int) -> AbstractContextManager[None]:
 def _read_one(pk: int, batch_id: int | None) -> AuditEvent | None:
     try:
         return AuditEvent.objects.filter(pk=pk).first()
-    except _UNREADABLE:
+    except UNREADABLE:
         return AuditEvent(pk=pk, batch_id=batch_id, at=math.nan)

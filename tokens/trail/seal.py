@@ -15,7 +15,7 @@ from tokens import isolation, keyring
 from tokens.models import AuditBatch, AuditChain, AuditEvent, Tenant
 from tokens.trail import adoption, anchor, digests
 from tokens.trail.anchor import Head
-from tokens.trail.chains import read, records_of, scope_of, slug_in
+from tokens.trail.chains import RECORD_HAS_A_CHAIN, read, records_of, scope_of, slug_in
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def due_chains(*, now: float) -> list[int]:
     """Chains with a record that is old enough to be sealed (0: the acts of no tenant), those
     first that have waited longest."""
     with isolation.every_tenant():
-        waiting = AuditEvent.objects.filter(batch=None, at__lte=now - AGE)
+        waiting = AuditEvent.objects.filter(RECORD_HAS_A_CHAIN, batch=None, at__lte=now - AGE)
         by_tenant = waiting.values("tenant_id").annotate(oldest=Min("at")).order_by("oldest")
         return [each["tenant_id"] or 0 for each in by_tenant]
 
@@ -95,6 +95,11 @@ def digest_or_none(event: AuditEvent) -> str | None:
         return None
 
 
+def listed(batch: AuditBatch) -> list[Entry]:
+    """Its list. Empty where something else stands in its place: `check_batch` says that."""
+    return list(batch.records) if isinstance(batch.records, list) else []
+
+
 def still_to_adopt(chain_id: int, last: AuditBatch | None) -> range:
     """The ids that records from before there were chains may have in the batch after ``last``.
     They come first in a chain, in the order of their ids; so what follows the last batch is all
@@ -102,7 +107,7 @@ def still_to_adopt(chain_id: int, last: AuditBatch | None) -> range:
     highest = adoption.adopted_to(chain_id, digest=keyring.audit_digest)
     if last is None:
         return range(1, highest + 1)
-    if last.dropped_at is None and not (last.records and last.records[-1][2:] == [ADOPTED]):
+    if last.dropped_at is None and [each[2:] for each in listed(last)[-1:]] != [[ADOPTED]]:
         return NOTHING_OLD
     return range(max(1, last.last_id + 1), highest + 1)
 

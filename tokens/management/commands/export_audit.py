@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tokens.management.command import VaultCommand
-from tokens.trail import export, verify
+from tokens.trail import census, export
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -36,7 +36,7 @@ class Command(VaultCommand):
 
     def run(self, **options: Any) -> None:
         named = options["tenant"]
-        chains = verify.chains_of(named) if named else verify.all_chains()
+        chains = census.chains_of(named) if named else census.all_chains()
         for line in export.lines(chains, since=options["since"], until=options["until"]):
             self.stdout.write(line, ending="")
 

@@ -7,9 +7,9 @@ from django.core.management.base import CommandError
 from tokens import audit, clock, isolation
 from tokens.management.command import VaultCommand, actor, add_json, confirm, progress
 from tokens.models import Tenant
-from tokens.trail import anchor, seal, verify
+from tokens.trail import anchor, census, seal, verify
 from tokens.trail.chains import scope_of
-from tokens.trail.verify import Report
+from tokens.trail.finding import Report
 
 
 class Command(VaultCommand):
@@ -37,7 +37,7 @@ class Command(VaultCommand):
 
     def run(self, **options: Any) -> None:
         named, now = options["tenant"], clock.now()
-        chains = verify.chains_of(named) if named else verify.all_chains()
+        chains = census.chains_of(named) if named else census.all_chains()
         for chain_id in set(chains) & set(seal.due_chains(now=now)):
             while seal.seal_quietly(chain_id, now=now):
                 pass
