@@ -783,7 +783,26 @@ def test_an_operator_who_knows_why_has_the_heads_kept_anew(acme: Tenant) -> None
     forget_what_is_outside()
     assert "acme: whole" in told("verify_audit", "--reanchor", "--yes")
     event = AuditEvent.objects.get(action="reanchor_audit")
-    assert event.detail == {"chain": "acme", "batch": 1, "because": "no_anchor"}
+    assert event.detail == {
+        "chain": "acme", "chain_id": acme.pk, "batch": 1, "because": "no_anchor",
+    }  # fmt: skip
+    seal_all()
+    assert whole()
+
+
+def test_the_heads_of_a_deleted_tenant_are_kept_anew_too(acme: Tenant, globex: Tenant) -> None:
+    """That is an act of no tenant: the trail of the deleted one has ended."""
+    for tenant in (acme, globex):
+        act(tenant)
+    seal_all()
+    Tenant.objects.filter(pk=acme.pk).delete()
+    forget_what_is_outside()
+    assert "globex: whole" in told("verify_audit", "--reanchor", "--yes")
+    acts = AuditEvent.objects.filter(action="reanchor_audit").order_by("pk")
+    assert [(event.tenant_id, event.detail["chain"]) for event in acts] == [
+        (None, "acme"),
+        (globex.pk, "globex"),
+    ]
     seal_all()
     assert whole()
 

@@ -267,7 +267,6 @@ FOR_EVERYBODY = {
     "tokens/importing.py": "whether a login is stored elsewhere: yes or no",
     "tokens/keyring.py": "whether the keys at hand open the database",
     "tokens/management/command.py": "whoever has a terminal of the vault",
-    "tokens/management/commands/verify_audit.py": "counts what is not sealed yet",
     "tokens/metrics.py": "counts by tenant",
     "tokens/notices.py": "how many users each key was handed tokens of",
     "tokens/refresh/abandoned.py": "the sweep: refreshes whose process died",

@@ -4,11 +4,10 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from tokens import audit, clock, isolation
+from tokens import audit, clock
 from tokens.management.command import VaultCommand, actor, add_json, confirm, progress
 from tokens.models import Tenant
 from tokens.trail import anchor, census, seal, verify
-from tokens.trail.chains import scope_of
 from tokens.trail.finding import Report
 
 
@@ -86,21 +85,20 @@ class Command(VaultCommand):
             otherwise="no head was kept anew",
         )
         for report in chosen:
-            with scope_of(report.chain_id):
-                tenant = Tenant.objects.filter(pk=report.chain_id).first()
-                audit.record(
-                    tenant=tenant,
-                    actor=actor(),
-                    action="reanchor_audit",
-                    now=now,
-                    chain=report.tenant,
-                    batch=report.head.number,
-                    because=str(report.findings[0].kind),
-                )
-                if not anchor.replace(report.chain_id, report.head):
-                    raise CommandError("no head was kept: neither Redis nor the data directory")
-        with isolation.every_tenant():
-            return verify.verify([report.chain_id for report in reports], now=now)
+            audit.record(
+                # Of a deleted one it is an act of no tenant: its own trail has ended.
+                tenant=Tenant.objects.filter(pk=report.chain_id).first(),
+                actor=actor(),
+                action="reanchor_audit",
+                now=now,
+                chain=report.tenant,
+                chain_id=report.chain_id,
+                batch=report.head.number,
+                because=str(report.findings[0].kind),
+            )
+            if not anchor.replace(report.chain_id, report.head):
+                raise CommandError("no head was kept: neither Redis nor the data directory")
+        return verify.verify([report.chain_id for report in reports], now=now)
 
 
 def _count(number: int, one: str, many: str) -> str:
