@@ -90,6 +90,15 @@ def test_half_a_character_is_no_id_and_breaks_nothing(acme: Tenant, tmp_path: Pa
     assert "UTF-8" in run("create_key", "acme", "--label", "al\udcffice", refused=True)
 
 
+def test_an_id_that_was_taken_is_in_json_as_it_is(acme: Tenant, tmp_path: Path) -> None:
+    user_id = "name with\u00a0a hard blank"
+    file = tmp_path / "many.jsonl"
+    later = int(time.time()) + 3600
+    file.write_text(json.dumps({"user_id": user_id, "accessToken": "a", "expiresAt": later}))
+    (told,) = json.loads(run("import_credentials", str(file), "--tenant", "acme", "--json"))
+    assert (told["result"], told["user_id"]) == ("created", user_id)
+
+
 @pytest.mark.parametrize("user_id", NOT_NEW.values(), ids=NOT_NEW)
 def test_an_id_from_before_is_still_read_replaced_and_revoked(
     ask: Caller, acme: Tenant, acme_key: str, store: Store, upstream: Simulator, user_id: str

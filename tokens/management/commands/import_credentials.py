@@ -68,7 +68,7 @@ class Command(VaultCommand):
         notes: list[str] = []
         for result in results:
             where = f"line {result['line']}, " if len(results) > 1 else ""
-            self.say(f"{where}{result['user_id'] or '(no user)'}: {result['detail']}")
+            self.say(f"{where}{_shown(result['user_id']) or '(no user)'}: {result['detail']}")
             notes += [note for note in result["warnings"] if note not in notes]
         for note in notes:
             self.say(f"Note: {note}")
@@ -78,7 +78,7 @@ class Command(VaultCommand):
 
 def _store(tenant: Tenant, row: Row, *, dry_run: bool) -> dict[str, Any]:
     line, user_id, offered = row
-    result: dict[str, Any] = {"line": line, "user_id": _shown(user_id), "warnings": []}
+    result: dict[str, Any] = {"line": line, "user_id": _sayable(user_id), "warnings": []}
     now = clock.now()
     try:
         if isinstance(offered, VaultError):
@@ -106,11 +106,16 @@ def _store(tenant: Tenant, row: Row, *, dry_run: bool) -> dict[str, Any]:
     return result | {"result": verdict, "detail": sentence, "warnings": done.warnings}
 
 
+def _sayable(user_id: str) -> str:
+    """The id as UTF-8 has a form for it, and no token: what is refused may be either."""
+    return redact(user_id).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _shown(user_id: str) -> str:
-    """The id for a terminal: one that is refused may be a token, or steer what shows it."""
+    """The id for a terminal, which one that is refused could steer."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in redact(user_id)
+        for character in user_id
     )
 
 
