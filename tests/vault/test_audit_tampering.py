@@ -1,7 +1,9 @@
 """What somebody with the database can do beside a chain: its name outside, its beginning, the
 rows that no chain looks at, and what keeps it from being read or sealed."""
 
+import errno
 import json
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from pytest_django import Settings
 
 from oauthvault.env import ConfigurationError
 from tests.emptying import triggers
@@ -29,7 +32,7 @@ from tests.vault.test_audit_chain import (
 )
 from tokens import epoch, keyring, outside
 from tokens.models import AuditBatch, AuditChain, AuditEvent, Tenant, TokenFingerprint, VaultKey
-from tokens.trail import anchor, drop
+from tokens.trail import anchor, drop, seal, verify
 from tokens.trail.finding import Kind
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("data_dir")]
@@ -302,3 +305,87 @@ def test_what_was_found_before_a_chain_breaks_is_said_first(acme: Tenant) -> Non
         (Kind.DELETED, 1),
         (Kind.EDITED, 3),
     ]
+
+
+# --- What keeps a chain from being sealed --------------------------------------------------------
+
+
+def test_a_chain_that_is_said_to_be_of_another_tenant_is_sealed_all_the_same(
+    acme: Tenant, globex: Tenant
+) -> None:
+    """Whose a chain is follows from its id."""
+    seal_all(at=time.time())
+    act(acme, 3, at=1000)
+    with constraints_dropped():
+        sql("UPDATE tokens_auditchain SET tenant_id = %s WHERE id = %s", globex.pk, acme.pk)
+        assert "acme: whole; 4 records in 2 batches; 0 not sealed yet" in told("verify_audit")
+    assert {batch.tenant_id for batch in AuditBatch.objects.filter(chain_id=acme.pk)} == {acme.pk}
+
+
+def test_a_sealing_that_fails_is_a_finding_of_its_chain(acme: Tenant, globex: Tenant) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("the role of the tests owns no table, and makes no trigger")
+    seal_all(at=time.time())
+    act(acme, at=time.time() - 2 * seal.AGE)
+    sql(
+        "CREATE TRIGGER nothing_is_sealed BEFORE INSERT ON tokens_auditbatch "
+        "BEGIN SELECT RAISE(ABORT, 'by mallory'); END"
+    )
+    printed = told("verify_audit", refused=True)
+    assert "unsealed: what waits could not be sealed" in printed
+    assert "globex: whole" in printed
+
+
+def test_a_record_that_nobody_seals_is_a_finding_after_ten_minutes(acme: Tenant) -> None:
+    seal_all(at=time.time())
+    pk, _ = act(acme, 2, at=NOW)
+    (before,) = verify.verify([acme.pk], now=NOW + verify.LONGEST_WAIT - 1)
+    assert (before.findings, before.unsealed) == ([], 2)
+    (after,) = verify.verify([acme.pk], now=NOW + verify.LONGEST_WAIT + 1)
+    assert [(each.kind, each.record) for each in after.findings] == [(Kind.UNSEALED, pk)]
+
+
+# --- A head that lags behind ---------------------------------------------------------------------
+
+
+def a_head_that_lags(tenant: Tenant) -> None:
+    act(tenant)
+    seal_all()
+    (kept,) = set(anchor.find().heads[tenant.pk])
+    for _ in range(4):
+        act(tenant)
+        seal_all()
+    assert anchor.replace(tenant.pk, kept)
+
+
+def test_a_head_that_lags_behind_a_whole_chain_is_said_and_brought_forward(acme: Tenant) -> None:
+    a_head_that_lags(acme)
+    printed = told("verify_audit")
+    assert "acme: whole" in printed
+    assert "the head outside was at batch 1, and is at 5 now" in printed
+    assert {head.number for head in anchor.find().heads[acme.pk]} == {5}
+    assert "was at batch" not in told("verify_audit")
+
+
+def test_a_head_that_lags_behind_a_broken_chain_stays_where_it_is(acme: Tenant) -> None:
+    a_head_that_lags(acme)
+    pk = AuditEvent.objects.filter(batch__number=4).latest("pk").pk
+    with triggers.switched_off(connection):
+        sql("DELETE FROM tokens_auditevent WHERE id = %s", pk)
+    told("verify_audit", refused=True)
+    assert {head.number for head in anchor.find().heads[acme.pk]} == {1}
+
+
+def test_a_head_that_cannot_be_brought_forward_is_a_finding(
+    acme: Tenant, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much was cut off since, nobody would know."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    if settings.REDIS_URL is not None:
+        pytest.skip("Redis takes it here")
+    a_head_that_lags(acme)
+    monkeypatch.setattr(os, "replace", full)
+    assert only_finding().kind == Kind.ANCHOR_BEHIND

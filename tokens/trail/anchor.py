@@ -99,8 +99,9 @@ def begin(chain_id: int) -> bool:
     return bool(found.heads[chain_id]) or chain_id in found.garbled or _write(chain_id, EMPTY)
 
 
-def keep(chain_id: int, head: Head) -> None:
-    """After the commit: keep the new head, if what is kept fits the chain in the database."""
+def keep(chain_id: int, head: Head) -> bool:
+    """After the commit: keep the new head, if what is kept fits the chain in the database.
+    Whether it, or a later one, is kept now."""
     found = _of(chain_id)
     heads = found.heads[chain_id]
     if chain_id in found.garbled or not heads:
@@ -109,7 +110,7 @@ def keep(chain_id: int, head: Head) -> None:
             "see `oauthvault verify_audit`",
             chain_id, "" if found.everywhere else ", as far as can be seen now",
         )  # fmt: skip
-        return
+        return False
     for known in heads:
         if (
             known.number
@@ -122,9 +123,15 @@ def keep(chain_id: int, head: Head) -> None:
                 "see `oauthvault verify_audit`",
                 chain_id, known.number,
             )  # fmt: skip
-            return
+            return False
     if max(heads).number < head.number or len(heads) < _places():
-        _write(chain_id, head)
+        return _write(chain_id, head)
+    return True
+
+
+def highest(chain_id: int) -> int | None:
+    """The number of the highest head that is kept at this moment, or None."""
+    return max((head.number for head in _of(chain_id).heads[chain_id]), default=None)
 
 
 def replace(chain_id: int, head: Head) -> bool:

@@ -18,11 +18,15 @@ class Kind(StrEnum):
     ANCHOR_DIFFERS = "anchor_differs"
     NO_ANCHOR = "no_anchor"
     UNREADABLE = "unreadable"
+    UNSEALED = "unsealed"
+    ANCHOR_BEHIND = "anchor_behind"
 
 
 # Wrong with what is kept outside, or with the whole chain beside it: an operator who knows
 # why (a restored database, a lost data directory) may have the anchors made anew.
-ABOUT_THE_ANCHOR = frozenset({Kind.ANCHOR_AHEAD, Kind.ANCHOR_DIFFERS, Kind.NO_ANCHOR})
+ABOUT_THE_ANCHOR = frozenset(
+    {Kind.ANCHOR_AHEAD, Kind.ANCHOR_BEHIND, Kind.ANCHOR_DIFFERS, Kind.NO_ANCHOR}
+)
 
 # Of one chain. Whoever has so many needs no more.
 MOST_FINDINGS = 100
@@ -56,6 +60,9 @@ class Report:
     unsealed: int = 0
     head: Head = EMPTY
     findings: list[Finding] = field(default_factory=list)
+    # Where the head outside was, if it lagged behind by more than the one batch that a process
+    # that was killed leaves, before verification has brought it up.
+    caught_up_from: int | None = None
 
     @property
     def is_whole(self) -> bool:

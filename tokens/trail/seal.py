@@ -6,7 +6,7 @@ into the next: a batch takes what is unsealed, in the order of ids. Times are Un
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from django.db import transaction
 from django.db.models import Min
@@ -116,6 +116,18 @@ def last_batch(chain_id: int) -> AuditBatch | None:
     return AuditBatch.objects.filter(chain_id=chain_id).order_by("-number").first()
 
 
+def seal_up(chains: Collection[int], *, now: float) -> set[int]:
+    """Seal all that has waited long enough in these chains. Those that could not be sealed."""
+    failed = set()
+    for chain_id in due_chains(now=now):
+        if chain_id in chains:
+            while seal_quietly(chain_id, now=now):
+                pass
+            if chain_id in _failed_at:
+                failed.add(chain_id)
+    return failed
+
+
 def seal_quietly(chain_id: int, *, now: float) -> bool:
     """Whether a batch was sealed. One chain that cannot be must not keep the others from it."""
     try:
@@ -148,7 +160,7 @@ def _seal(chain_id: int, *, now: float) -> AuditBatch | None:
     last = last_batch(chain_id)
     records = entries(events, adopt=still_to_adopt(chain_id, last))
     batch = AuditBatch(
-        tenant_id=chain.tenant_id,
+        tenant_id=chain_id or None,
         chain=chain,
         number=last.number + 1 if last is not None else 1,
         first_id=events[0].pk,
@@ -178,11 +190,19 @@ def _seal(chain_id: int, *, now: float) -> AuditBatch | None:
 
 
 def _locked(chain_id: int) -> AuditChain:
+    """The chain's row, made where there is none. Whose it is follows from its id: one that says
+    another tenant is seen by nobody who seals, and is set right."""
     tenant_id = chain_id or None
-    if not AuditChain.objects.filter(pk=chain_id).exists():
-        AuditChain.objects.get_or_create(
-            pk=chain_id, defaults={"tenant_id": tenant_id, "tenant_slug": _slug(tenant_id)}
-        )
+    with isolation.every_tenant():
+        row = AuditChain.objects.filter(pk=chain_id)
+        chain = row.first()
+        if chain is None:
+            AuditChain.objects.get_or_create(
+                pk=chain_id, defaults={"tenant_id": tenant_id, "tenant_slug": _slug(tenant_id)}
+            )
+        elif chain.tenant_id != tenant_id:
+            logger.critical("audit chain %s was said to be of another tenant", chain_id)
+            row.update(tenant_id=tenant_id)
     return AuditChain.objects.select_for_update().get(pk=chain_id)
 
 

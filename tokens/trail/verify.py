@@ -7,7 +7,7 @@ write everywhere.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from django.db.models import Exists, OuterRef, Q
 
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Batches, and unsealed records, that are read at once.
 _PAGE, _UNSEALED = 20, 500
+# Seconds after which a record that is not sealed yet is no matter of waiting any more.
+LONGEST_WAIT = 600
 
 
 def batches_of(chains: Sequence[int]) -> int:
@@ -32,31 +34,42 @@ def batches_of(chains: Sequence[int]) -> int:
 
 
 def verify(
-    chains: Sequence[int], *, now: float, each: Callable[[], None] = lambda: None
+    chains: Sequence[int],
+    *,
+    now: float,
+    unsealable: Collection[int] = (),
+    each: Callable[[], None] = lambda: None,
 ) -> list[Report]:
     """A report on each of these chains; what it says first is kept for the dashboard.
 
-    ``each`` is called for every batch. Others may write, seal and drop meanwhile.
+    ``unsealable``: chains of which a sealing has just failed. ``each`` is called for every
+    batch. Others may write, seal and drop meanwhile.
     """
     reports = []
     # Read before the batches: what was anchored is in the database by then.
     found = anchor.find()
     with isolation.every_tenant():
         for chain_id in chains:
-            report = _report(chain_id, found, each)
+            report = _report(chain_id, found, each, now=now)
+            if chain_id in unsealable:
+                report.findings.append(
+                    Finding(Kind.UNSEALED, "what waits could not be sealed: the log says why")
+                )
+            if report.is_whole:
+                _catch_up(report)
             first = str(report.findings[0])[:300] if report.findings else ""
             AuditChain.objects.filter(pk=chain_id).update(verified_at=float(now), broken=first)
             reports.append(report)
     return reports
 
 
-def _report(chain_id: int, found: Found, each: Callable[[], None]) -> Report:
+def _report(chain_id: int, found: Found, each: Callable[[], None], *, now: float) -> Report:
     """One chain that was made unreadable must not keep the others from being verified; nor does
     what was found in it before that get lost."""
     report = Report(chain_id, f"id:{chain_id}")
     try:
         report.tenant = census.name_of(chain_id)
-        _verify_chain(report, found, each)
+        _verify_chain(report, found, each, now=now)
     except Exception as error:
         logger.exception("audit chain %s could not be verified", chain_id)
         sentence = f"the chain could not be read to its end ({type(error).__name__})"
@@ -64,7 +77,7 @@ def _report(chain_id: int, found: Found, each: Callable[[], None]) -> Report:
     return report
 
 
-def _verify_chain(report: Report, found: Found, each: Callable[[], None]) -> None:
+def _verify_chain(report: Report, found: Found, each: Callable[[], None], *, now: float) -> None:
     chain_id = report.chain_id
     heads: dict[int, list[str]] = {head.number: [] for head in found.heads.get(chain_id, [])}
     before: AuditBatch | None = None
@@ -83,7 +96,7 @@ def _verify_chain(report: Report, found: Found, each: Callable[[], None]) -> Non
             before = batch
             report.head = Head(batch.number, str(batch.digest))
         each()
-    loose = [*_unsealed(chain_id, before, report), *_astray(chain_id)]
+    loose = [*_unsealed(report, before, now=now), *_astray(chain_id)]
     if not chain_id:
         loose += census.of_no_chain()
     report.findings += loose[: MOST_FINDINGS - len(report.findings)]
@@ -118,25 +131,36 @@ def _settled(batch: AuditBatch, events: Sequence[AuditEvent]) -> list[Finding]:
     return findings
 
 
-def _unsealed(chain_id: int, last: AuditBatch | None, report: Report) -> Iterator[Finding]:
-    """What waits to be sealed: only that it was the vault that wrote it can be said of it."""
-    waiting = records_of(chain_id).filter(batch=None).order_by("id")
-    adopt, after = seal.still_to_adopt(chain_id, last), None
+def _unsealed(report: Report, last: AuditBatch | None, *, now: float) -> Iterator[Finding]:
+    """What waits to be sealed: only that it was the vault that wrote it can be said of it, and
+    that it has waited for too long."""
+    waiting = records_of(report.chain_id).filter(batch=None).order_by("id")
+    adopt, after = seal.still_to_adopt(report.chain_id, last), None
+    late: list[int] = []
     while True:
         page = read((waiting if after is None else waiting.filter(pk__gt=after))[:_UNSEALED])
         if not page:
-            return
+            break
         entries = seal.entries(page, adopt=adopt)
         adopt = adopt if entries[-1][2:] == [seal.ADOPTED] else seal.NOTHING_OLD
         after = page[-1].pk
         report.unsealed += len(page)
-        for entry in entries:
-            if entry[2:] == [digests.FORGED]:
+        for event, entry in zip(page, entries, strict=True):
+            if entry[2:] != [digests.FORGED]:
+                late += [event.pk] if event.at <= now - LONGEST_WAIT else []
+            else:
                 yield Finding(
                     Kind.INSERTED,
                     "was not written like this by the vault: inserted, or edited (not sealed yet)",
-                    record=int(entry[0]),
+                    record=event.pk,
                 )
+    if late:
+        yield Finding(
+            Kind.UNSEALED,
+            f"waits to be sealed for more than {LONGEST_WAIT // 60} minutes, and {len(late) - 1} "
+            "more after it: until then it can be deleted without a trace",
+            record=late[0],
+        )
 
 
 def _astray(chain_id: int) -> Iterator[Finding]:
@@ -180,6 +204,27 @@ def _check_anchor(
                 "the head that is kept outside was another batch of this number",
                 head.number,
             )
+
+
+def _catch_up(report: Report) -> None:
+    """Heads outside that lag behind a whole chain: how long it is would be forgotten with its
+    end. A sealing that was cut off leaves them one batch behind; a place that takes nothing
+    for a while, more."""
+    kept = anchor.highest(report.chain_id)
+    if kept is None or kept >= report.head.number:
+        return
+    if anchor.keep(report.chain_id, report.head):
+        if kept < report.head.number - 1:
+            report.caught_up_from = kept
+        return
+    report.findings.append(
+        Finding(
+            Kind.ANCHOR_BEHIND,
+            f"the head that is kept outside is batch {kept}, and no later one can be kept: whether "
+            "more than this was cut off cannot be told",
+            report.head.number,
+        )
+    )
 
 
 def _batches(chain_id: int) -> Iterator[tuple[AuditBatch, list[AuditEvent]]]:

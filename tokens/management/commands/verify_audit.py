@@ -37,14 +37,12 @@ class Command(VaultCommand):
     def run(self, **options: Any) -> None:
         named, now = options["tenant"], clock.now()
         chains = census.chains_of(named) if named else census.all_chains()
-        for chain_id in set(chains) & set(seal.due_chains(now=now)):
-            while seal.seal_quietly(chain_id, now=now):
-                pass
+        unsealable = seal.seal_up(chains, now=now)
         total = verify.batches_of(chains)
         shown = progress(total, wanted=not options["json"])
-        reports = verify.verify(chains, now=now, each=shown)
-        if options["reanchor"]:
-            reports = self._reanchor(reports, yes=options["yes"], now=now)
+        reports = verify.verify(chains, now=now, unsealable=unsealable, each=shown)
+        if options["reanchor"] and self._reanchor(reports, yes=options["yes"], now=now):
+            reports = verify.verify(chains, now=now, unsealable=unsealable)
         if options["json"]:
             self.print_json([_facts(report) for report in reports])
         else:
@@ -69,15 +67,21 @@ class Command(VaultCommand):
                 f"{_count(report.batches, 'batch', 'batches')}"
                 f"{adopted}{dropped}; {report.unsealed} not sealed yet"
             )
+            if report.caught_up_from is not None:
+                self.say(
+                    f"  the head outside was at batch {report.caught_up_from}, and is at "
+                    f"{report.head.number} now: look why none was kept, here or where it is sealed"
+                )
             for finding in report.findings[:1]:
                 self.say(f"  {finding.kind}: {finding}")
             if len(report.findings) > 1:
                 self.say(f"  and {len(report.findings) - 1} more (--json names them)")
 
-    def _reanchor(self, reports: Sequence[Report], *, yes: bool, now: float) -> list[Report]:
+    def _reanchor(self, reports: Sequence[Report], *, yes: bool, now: float) -> bool:
+        """Whether any head was kept anew."""
         chosen = [report for report in reports if report.only_the_anchor]
         if not chosen:
-            return list(reports)
+            return False
         confirm(
             f"Take the {len(chosen)} chain(s) as they are in the database for the true ones? "
             "What may have been cut off before cannot be seen any more then.",
@@ -98,7 +102,7 @@ class Command(VaultCommand):
             )
             if not anchor.replace(report.chain_id, report.head):
                 raise CommandError("no head was kept: neither Redis nor the data directory")
-        return verify.verify([report.chain_id for report in reports], now=now)
+        return True
 
 
 def _count(number: int, one: str, many: str) -> str:
@@ -116,6 +120,7 @@ def _facts(report: Report) -> dict[str, object]:
         "dropped": report.dropped,
         "unsealed": report.unsealed,
         "head": {"batch": report.head.number, "digest": report.head.digest},
+        "head_outside_was_at": report.caught_up_from,
         "findings": [
             {
                 "kind": finding.kind,
