@@ -371,7 +371,7 @@ def test_writers_sealers_droppers_and_a_verifier_at_once_raise_no_alarm(
 
     def keep_verifying() -> None:
         while not done.is_set():
-            for report in verify.verify(census.all_chains(), now=NOW):
+            for report in verify.verify(census.all_chains(), now=time.time()):
                 alarms.extend(report.findings)
 
     def run(work: Callable[[], None]) -> None:

@@ -69,10 +69,12 @@ def constraints_dropped() -> Iterator[None]:
         sql("PRAGMA ignore_check_constraints = OFF")
 
 
-def made_up_batch(tenant: Tenant, number: int) -> AuditBatch:
+def made_up_batch(tenant: Tenant, number: int, *, newest_at: float = 1) -> AuditBatch:
+    previous = AuditBatch.objects.filter(tenant=tenant, number=number - 1).first()
     return AuditBatch.objects.create(
         chain_id=tenant.pk, tenant=tenant, number=number, first_id=1, last_id=1, count=1,
-        newest_at=1, content="0" * 64, digest="0" * 64, sealed_at=NOW,
+        newest_at=newest_at, content="0" * 64, digest="0" * 64, sealed_at=NOW,
+        previous=previous.digest if previous is not None else "",
     )  # fmt: skip
 
 
@@ -154,6 +156,55 @@ def test_nothing_is_taken_for_old_where_the_old_records_were_dropped(acme: Tenan
     for _ in range(2):
         assert (only_finding().kind, only_finding().record) == (Kind.INSERTED, free)
         seal_all()
+
+
+# --- What was dropped for its age ----------------------------------------------------------------
+
+
+def put_back(copy: AuditEvent) -> int:
+    copy.pk, copy.batch = copy.pk + 1000, None
+    copy.save(force_insert=True)
+    return int(copy.pk)
+
+
+@pytest.mark.parametrize("left", [0, 2], ids=["all was dropped", "some is left"])
+def test_a_copy_of_a_record_that_was_dropped_is_no_record(acme: Tenant, left: int) -> None:
+    """Its digest fits, and no batch knows it any more."""
+    seal_all(at=time.time())
+    (pk,) = act(acme, at=NOW - 500 * DAY)
+    act(acme, at=NOW - 490 * DAY)
+    seal_all()
+    copy = AuditEvent.objects.get(pk=pk)
+    if left:
+        act(acme, left)
+        seal_all()
+    assert drop.drop_old(before=NOW, now=NOW, until=time.monotonic() + 60)
+    replayed = put_back(copy)
+    for _ in range(2):
+        assert (only_finding().kind, only_finding().record) == (Kind.INSERTED, replayed)
+        assert "put a copy of it back" in only_finding().sentence
+        seal_all()
+
+
+def test_a_record_that_is_sealed_late_is_no_copy(acme: Tenant) -> None:
+    """Not even where all that came before it is gone by then."""
+    seal_all(at=time.time())
+    act(acme, at=NOW)
+    seal_all()
+    act(acme, at=NOW - 600)
+    assert drop.drop_old(before=NOW + DAY, now=NOW + DAY, until=time.monotonic() + 60)
+    assert whole()
+    seal_all()
+    assert whole()
+
+
+def test_a_made_up_batch_has_no_record_called_a_copy(acme: Tenant) -> None:
+    seal_all(at=time.time())
+    batch = made_up_batch(acme, 2, newest_at=NOW + DAY)
+    AuditBatch.objects.filter(pk=batch.pk).update(dropped_at=5, drop_digest="0" * 64)
+    act(acme)
+    seal_all()
+    assert (only_finding().kind, only_finding().batch) == (Kind.EDITED, 2)
 
 
 # --- The keys of the vault's own ---------------------------------------------------------------

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from tokens.models import AuditBatch, AuditEvent
 from tokens.trail import digests, seal
 from tokens.trail.finding import Finding, Kind
+from tokens.trail.seal import Entry
 
 
 def check_batch(batch: AuditBatch, events: Sequence[AuditEvent]) -> list[Finding]:
@@ -32,6 +33,15 @@ def check_batch(batch: AuditBatch, events: Sequence[AuditEvent]) -> list[Finding
     return list(_compare(batch, {event.pk: event for event in events}))
 
 
+def not_ours(entry: Entry) -> str | None:
+    """What the mark of a record says that the vault did not put there; None: it did."""
+    if entry[2:] == [digests.REPLAYED]:
+        return "was dropped for its age once: somebody has put a copy of it back"
+    if entry[2:] == [digests.FORGED]:
+        return "was not written like this by the vault: inserted, or edited before it was sealed"
+    return None
+
+
 def _compare(batch: AuditBatch, present: Mapping[int, AuditEvent]) -> Iterator[Finding]:
     """The records against the list that was sealed."""
     entries = {int(entry[0]): entry for entry in seal.listed(batch)}
@@ -54,13 +64,8 @@ def _compare(batch: AuditBatch, present: Mapping[int, AuditEvent]) -> Iterator[F
                 )
             else:
                 yield Finding(Kind.EDITED, "was edited", batch.number, pk)
-        elif entry[2:] == [digests.FORGED]:
-            yield Finding(
-                Kind.INSERTED,
-                "was not written like this by the vault: inserted, or edited before it was sealed",
-                batch.number,
-                pk,
-            )
+        elif (sentence := not_ours(entry)) is not None:
+            yield Finding(Kind.INSERTED, sentence, batch.number, pk)
         elif event.digest != ("" if entry[2:] == [seal.ADOPTED] else computed):
             yield Finding(Kind.EDITED, "its digest was edited", batch.number, pk)
     for pk in sorted(set(present) - set(entries)):

@@ -16,6 +16,8 @@ from tokens.models import AuditBatch, AuditEvent
 LISTED = 32
 # Stands in a batch beside a record that the vault did not write like this.
 FORGED = "forged"
+# And beside one that the vault wrote, dropped for its age, and finds again.
+REPLAYED = "replayed"
 
 
 def of_record(event: AuditEvent) -> str:

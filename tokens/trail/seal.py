@@ -24,6 +24,9 @@ AGE = 60.0
 # Records of one batch, and chains of one sweep.
 _MOST, _CHAINS = 500, 200
 
+# Seconds by which the time that a record says may lie before its commit.
+_LATE = 900.0
+
 # When sealing failed here, by chain (Unix seconds).
 _failed_at: dict[int, float] = {}
 
@@ -67,12 +70,15 @@ def seal_chain(chain_id: int, *, now: float) -> AuditBatch | None:
     return batch
 
 
-def entries(events: Sequence[AuditEvent], *, adopt: range) -> list[Entry]:
+def entries(
+    events: Sequence[AuditEvent], *, adopt: range, not_before: float = -math.inf
+) -> list[Entry]:
     """What a batch lists of these records. Those that the vault did not write like this are
     marked, and sealed all the same: the trace of a forgery is not lost again. ``adopt``: the
-    ids that records from before there were chains may have."""
+    ids that records from before there were chains may have. ``not_before``: the time before
+    which no record of the vault's can still be unsealed."""
     copies = _copies(events)
-    listed: list[Entry] = []
+    made: list[Entry] = []
     for event in events:
         computed = digest_or_none(event)
         # None is believed any more once one with a digest was among them.
@@ -83,8 +89,10 @@ def entries(events: Sequence[AuditEvent], *, adopt: range) -> list[Entry]:
             entry.append(ADOPTED)
         elif computed is None or event.digest != computed or event.pk in copies:
             entry.append(digests.FORGED)
-        listed.append(entry)
-    return listed
+        elif event.at < not_before:
+            entry.append(digests.REPLAYED)
+        made.append(entry)
+    return made
 
 
 def digest_or_none(event: AuditEvent) -> str | None:
@@ -98,6 +106,23 @@ def digest_or_none(event: AuditEvent) -> str | None:
 def listed(batch: AuditBatch) -> list[Entry]:
     """Its list. Empty where something else stands in its place: `check_batch` says that."""
     return list(batch.records) if isinstance(batch.records, list) else []
+
+
+def not_before(chain_id: int) -> float:
+    """The time (Unix seconds) before which every record of this chain was sealed, and dropped
+    since: its batch lists it no more, so that its `uid` is free again. Whoever has a copy can put
+    it back, with a digest that fits."""
+    batches = AuditBatch.objects.filter(chain_id=chain_id)
+    kept = batches.filter(dropped_at=None).order_by("newest_at").values_list("number", flat=True)
+    dropped = batches.exclude(dropped_at=None).order_by("-number")
+    if (oldest_kept := kept.first()) is not None:
+        dropped = dropped.filter(number__lt=oldest_kept)
+    for batch in dropped[:_MOST]:
+        # Not one that somebody made up: it would have whatever comes now called a copy.
+        ours = digests.of_batch(batch) == batch.digest
+        if ours and digests.of_dropping(batch) == batch.drop_digest:
+            return batch.newest_at - _LATE
+    return -math.inf
 
 
 def still_to_adopt(chain_id: int, last: AuditBatch | None) -> range:
@@ -158,7 +183,7 @@ def _seal(chain_id: int, *, now: float) -> AuditBatch | None:
     if not events:
         return None
     last = last_batch(chain_id)
-    records = entries(events, adopt=still_to_adopt(chain_id, last))
+    records = entries(events, adopt=still_to_adopt(chain_id, last), not_before=not_before(chain_id))
     batch = AuditBatch(
         tenant_id=chain_id or None,
         chain=chain,
@@ -183,9 +208,9 @@ def _seal(chain_id: int, *, now: float) -> AuditBatch | None:
         # Nobody of ours takes a record away. The next sweep seals what is there then.
         raise RuntimeError("records of the audit trail vanished while they were being sealed")
     AuditChain.objects.filter(pk=chain_id).update(sealed_at=float(now))
-    forged = [entry[0] for entry in records if entry[2:] == [digests.FORGED]]
+    forged = [entry[0] for entry in records if entry[2:] not in ([], [ADOPTED])]
     if forged:
-        logger.critical("records %s of the audit trail were not written by the vault", forged)
+        logger.critical("records %s of the audit trail were not put there by the vault", forged)
     return batch
 
 

@@ -13,10 +13,10 @@ from django.db.models import Exists, OuterRef, Q
 
 from tokens import isolation
 from tokens.models import AuditBatch, AuditChain, AuditEvent
-from tokens.trail import anchor, census, digests, seal
+from tokens.trail import anchor, census, seal
 from tokens.trail.anchor import Found, Head
 from tokens.trail.chains import UNREADABLE, read, records_of
-from tokens.trail.check import check_batch
+from tokens.trail.check import check_batch, not_ours
 from tokens.trail.finding import MOST_FINDINGS, Finding, Kind, Report
 
 logger = logging.getLogger(__name__)
@@ -136,24 +136,21 @@ def _unsealed(report: Report, last: AuditBatch | None, *, now: float) -> Iterato
     that it has waited for too long."""
     waiting = records_of(report.chain_id).filter(batch=None).order_by("id")
     adopt, after = seal.still_to_adopt(report.chain_id, last), None
+    not_before = seal.not_before(report.chain_id)
     late: list[int] = []
     while True:
         page = read((waiting if after is None else waiting.filter(pk__gt=after))[:_UNSEALED])
         if not page:
             break
-        entries = seal.entries(page, adopt=adopt)
+        entries = seal.entries(page, adopt=adopt, not_before=not_before)
         adopt = adopt if entries[-1][2:] == [seal.ADOPTED] else seal.NOTHING_OLD
         after = page[-1].pk
         report.unsealed += len(page)
         for event, entry in zip(page, entries, strict=True):
-            if entry[2:] != [digests.FORGED]:
-                late += [event.pk] if event.at <= now - LONGEST_WAIT else []
-            else:
-                yield Finding(
-                    Kind.INSERTED,
-                    "was not written like this by the vault: inserted, or edited (not sealed yet)",
-                    record=event.pk,
-                )
+            if (sentence := not_ours(entry)) is not None:
+                yield Finding(Kind.INSERTED, f"{sentence} (not sealed yet)", record=event.pk)
+            elif event.at <= now - LONGEST_WAIT:
+                late.append(event.pk)
     if late:
         yield Finding(
             Kind.UNSEALED,
