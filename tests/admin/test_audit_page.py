@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable
 
 import pytest
+from django.db import connection
 from django.test import Client
 
 from tests.admin.canaries import Canaries
 from tests.admin.conftest import Cast
+from tests.vault.test_audit_chain import poisoned
 from tokens import audit, isolation
-from tokens.models import AuditChain, Tenant
+from tokens.models import AuditChain, OAuthCredential, Tenant
 from tokens.trail import export, seal
 
 PAGE = "/admin/tokens/auditevent/"
@@ -109,3 +111,34 @@ def test_the_page_of_a_record_says_from_where_and_in_which_batch(
     assert "not sealed yet" in root.get(f"{PAGE}{event.pk}/change/").content.decode()
     seal.seal_due(now=time.time() + 3600)
     assert "batch 1" in root.get(f"{PAGE}{event.pk}/change/").content.decode()
+
+
+UNREADABLE: dict[str, dict[str, object]] = {
+    "a number without end": {"detail": '{"n": ' + "9" * 5000 + "}"},
+    "before all time": {"at": float("-inf")},
+    "an actor of bytes": {"actor": b"\xff"},
+    "a text for a time": {"at": "yesterday"},
+}
+ONLY_SQLITE_TAKES = {"an actor of bytes", "a text for a time"}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_record_that_cannot_be_read_hides_no_other(
+    cast: Cast, root: Client, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if connection.vendor == "postgresql" and kind in ONLY_SQLITE_TAKES:
+        pytest.skip("PostgreSQL's columns take nothing else than they are of")
+    monkeypatch.setattr(export, "_PAGE", 3)
+    before = len(lines(root))
+    alice = OAuthCredential.objects.get(tenant=cast.acme, user_id="alice")
+    pk = poisoned(cast.acme.pk, **{"at": time.time(), "subject": "alice", **UNREADABLE[kind]})
+    answer = root.get(PAGE)
+    assert answer.status_code == 200
+    assert "import" in answer.content.decode()
+    exported = lines(root)
+    assert len({line["id"] for line in exported}) == before + 1
+    assert pk in {line["id"] for line in exported}
+    for view in ("change", "history"):
+        page = root.get(f"/admin/tokens/oauthcredential/{alice.pk}/{view}/")
+        assert page.status_code == 200
+        assert "import" in page.content.decode().lower()

@@ -25,6 +25,7 @@ from tokens.admin.base import VaultModelAdmin, in_words
 from tokens.admin.times import moment
 from tokens.models import AuditChain, AuditEvent
 from tokens.trail import export
+from tokens.trail.chains import read
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -93,6 +94,14 @@ class ActionFilter(DropdownFilter):
         return queryset.filter(action=wanted)
 
 
+class TrailList(ChangeList):
+    """A page of the trail, on which a record that cannot be read takes one line, and not all."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list: Any = read(self.result_list)
+
+
 @admin.register(AuditEvent)
 class AuditEventAdmin(VaultModelAdmin):
     list_display = ("when", "tenant_name", "actor", "act", "subject", "result", "detail_in_words")
@@ -114,6 +123,9 @@ class AuditEventAdmin(VaultModelAdmin):
             "export/", self.admin_site.admin_view(self.export), name="tokens_auditevent_export"
         )
         return [own, *super().get_urls()]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return TrailList
 
     def changelist_view(
         self, request: HttpRequest, extra_context: Mapping[str, Any] | None = None

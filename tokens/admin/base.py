@@ -16,6 +16,7 @@ from unfold.paginator import InfinitePaginator
 from tokens import clock
 from tokens.admin.times import moment
 from tokens.models import AuditEvent
+from tokens.trail.chains import read
 
 _HISTORY_SHOWN = 200
 
@@ -68,7 +69,7 @@ class VaultModelAdmin(ModelAdmin):
         if not self.has_view_permission(request, obj):
             raise PermissionDenied
         now = clock.now()
-        events = self.history_of(obj)[:_HISTORY_SHOWN]
+        events = read(self.history_of(obj)[:_HISTORY_SHOWN])
         context = {
             **self.admin_site.each_context(request),
             "title": _("History: %s") % obj,

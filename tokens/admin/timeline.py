@@ -1,5 +1,6 @@
 """One credential's life, newest first: refreshes, acts, and hand-outs by the hour."""
 
+import math
 from dataclasses import dataclass
 
 from django.db.models import F, Sum
@@ -10,6 +11,7 @@ from django.utils.translation import ngettext
 from tokens.admin.base import in_words
 from tokens.admin.times import exact, moment
 from tokens.models import AuditEvent, Cause, HandOut, OAuthCredential, Outcome, RefreshAttempt
+from tokens.trail.chains import read
 
 _MOST = 50
 _HOURS = 48
@@ -123,7 +125,7 @@ def _acts(credential: OAuthCredential, now: float) -> list[Entry]:
              "login_ending": "uneasy"}  # fmt: skip
     return [
         Entry(
-            at=event.at,
+            at=_place(event.at),
             when=moment(event.at, now=now),
             kind="act",
             icon=icons.get(event.action, "person"),
@@ -131,8 +133,13 @@ def _acts(credential: OAuthCredential, now: float) -> list[Entry]:
             title=_title(event),
             detail=in_words(event.detail),
         )
-        for event in events
+        for event in read(events)
     ]
+
+
+def _place(at: float) -> float:
+    """What is no time (only a forged record says it) comes first, where it is seen."""
+    return at if isinstance(at, float | int) and math.isfinite(at) else math.inf
 
 
 def _title(event: AuditEvent) -> str:

@@ -41,14 +41,19 @@ def span(seconds: float) -> str:
 
 
 def moment(at: float | None, *, now: float, never: str = "–") -> SafeString:
-    """Both, for a page: the distance, and the exact time below it."""
-    if at is None:
+    """Both, for a page: the distance, and the exact time below it. ``never`` too for what is no
+    time at all: only a forged record says it."""
+    try:
+        there = datetime.fromtimestamp(at, UTC) if at is not None else None
+    except (ValueError, TypeError, OverflowError, OSError):
+        there = None
+    if at is None or there is None:
         return format_html('<span class="ov-subtle">{}</span>', never)
     date, time, zone = exact(at).split()
     return format_html(
         '<time class="ov-moment" datetime="{}"><span class="ov-far">{}</span>'
         '<span class="ov-exact"><span>{}</span> <span>{} {}</span></span></time>',
-        datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
+        there.isoformat(timespec="seconds"),
         distance(at, now=now),
         date,
         time,

@@ -1,6 +1,5 @@
 """One chain for each tenant, named by the tenant's id; and chain 0, of acts of no tenant."""
 
-import math
 from contextlib import AbstractContextManager
 
 from django.db import DatabaseError
@@ -28,14 +27,29 @@ def records_of(chain_id: int) -> QuerySet[AuditEvent]:
     return AuditEvent.objects.filter(tenant_id__isnull=True)
 
 
-def read(records: QuerySet[AuditEvent]) -> list[AuditEvent]:
-    """These records. One that was made so that it cannot even be read stands there by its id
-    and batch alone, with a time that no record of ours has: so it has no digest."""
+class Unreadable:
+    """Stands in the place of a record's detail, where the record cannot be read. No JSON says
+    it: so such a record has no digest."""
+
+    def __str__(self) -> str:
+        return "(cannot be read)"
+
+
+def read(
+    records: QuerySet[AuditEvent], *, each_of: QuerySet[AuditEvent] | None = None
+) -> list[AuditEvent]:
+    """These records. One that was made so that it cannot be read stands there by its id, time
+    and batch alone. ``each_of``: where it is then looked for, one after the other."""
     try:
-        return list(records)
+        found = list(records)
     except UNREADABLE:
-        read = [_read_one(*names) for names in records.values_list("pk", "batch_id")]
-        return [event for event in read if event is not None]
+        rows = AuditEvent.objects.all() if each_of is None else each_of
+        names = records.values_list("pk", "at", "batch_id")
+        found = [each for name in names if (each := _read_one(rows, *name)) is not None]
+    return [
+        each if _can_be_shown(each) else _stand_in(each.pk, each.at, each.batch_id)
+        for each in found
+    ]
 
 
 def slug_in(chain_id: int) -> str:
@@ -53,8 +67,25 @@ def scope_of(chain_id: int) -> AbstractContextManager[None]:
     return isolation.of(chain_id) if chain_id else isolation.every_tenant()
 
 
-def _read_one(pk: int, batch_id: int | None) -> AuditEvent | None:
+def _read_one(
+    rows: QuerySet[AuditEvent], pk: int, at: float, batch_id: int | None
+) -> AuditEvent | None:
     try:
-        return AuditEvent.objects.filter(pk=pk).first()
+        return rows.filter(pk=pk).first()
     except UNREADABLE:
-        return AuditEvent(pk=pk, batch_id=batch_id, at=math.nan)
+        return _stand_in(pk, at, batch_id)
+
+
+def _can_be_shown(event: AuditEvent) -> bool:
+    """SQLite gives back bytes where a text should be, and a text where a number should be."""
+    texts = (event.tenant_slug, event.actor, event.action, event.subject, event.outcome,
+             event.address, event.request_id, event.digest)  # fmt: skip
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(event.at, float | int)
+        and (event.tenant_id is None or isinstance(event.tenant_id, int))
+    )
+
+
+def _stand_in(pk: int, at: float, batch_id: int | None) -> AuditEvent:
+    return AuditEvent(pk=pk, at=at, batch_id=batch_id, action="unreadable", detail=Unreadable())

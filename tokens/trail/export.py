@@ -5,10 +5,10 @@ import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, Value
 
 from tokens.models import AuditEvent
-from tokens.trail.chains import records_of, scope_of
+from tokens.trail.chains import Unreadable, read, records_of, scope_of
 
 _PAGE = 500
 
@@ -39,41 +39,48 @@ def lines(
 
 def page(events: QuerySet[AuditEvent], *, after: AuditEvent | None) -> list[AuditEvent]:
     """The next of these events, oldest first. Served by the index `audit_recent`."""
+    events = events.select_related("batch").defer("batch__records").order_by("at", "pk")
+    following = events
     if after is not None:
-        events = events.filter(Q(at__gt=after.at) | Q(at=after.at, pk__gt=after.pk))
-    return list(events.select_related("batch").defer("batch__records").order_by("at", "pk")[:_PAGE])
+        # SQLite sorts a text, or bytes, behind all numbers; Django would not ask for it.
+        at = after.at if isinstance(after.at, float | int) else Value(after.at)
+        following = events.filter(Q(at__gt=at) | Q(at=at, pk__gt=after.pk))
+    return read(following[:_PAGE], each_of=events)
 
 
 def line(event: AuditEvent) -> str:
-    """One record, with what ties it to its chain."""
+    """One record, with what ties it to its chain; and of one that cannot be read where it is."""
+    told: dict[str, object] = {"id": event.pk}
+    if isinstance(event.detail, Unreadable):
+        return _in_json(told | {"time": _time(event.at), "unreadable": True})
     batch = event.batch
-    return (
-        json.dumps(
-            {
-                "id": event.pk,
-                "tenant": event.tenant_slug or None,
-                "tenant_id": event.tenant_id,
-                "at": event.at if math.isfinite(event.at) else None,
-                "time": _time(event.at),
-                "actor": event.actor,
-                "action": event.action,
-                "subject": event.subject,
-                "outcome": event.outcome,
-                "address": event.address,
-                "request_id": event.request_id,
-                "detail": event.detail,
-                "digest": event.digest or None,
-                "batch": batch.number if batch is not None else None,
-            },
-            ensure_ascii=False,
-        )
-        + "\n"
+    return _in_json(
+        told
+        | {
+            "tenant": event.tenant_slug or None,
+            "tenant_id": event.tenant_id,
+            "at": event.at if math.isfinite(event.at) else None,
+            "time": _time(event.at),
+            "actor": event.actor,
+            "action": event.action,
+            "subject": event.subject,
+            "outcome": event.outcome,
+            "address": event.address,
+            "request_id": event.request_id,
+            "detail": event.detail,
+            "digest": event.digest or None,
+            "batch": batch.number if batch is not None else None,
+        }
     )
+
+
+def _in_json(told: dict[str, object]) -> str:
+    return json.dumps(told, ensure_ascii=False) + "\n"
 
 
 def _time(at: float) -> str | None:
     """None for what is no time: only a forged record says it."""
     try:
         return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, TypeError, OverflowError, OSError):
         return None
