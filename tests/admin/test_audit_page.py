@@ -1,8 +1,10 @@
 """The audit trail's page: how the chain stands, and what is exported from it."""
 
+import ast
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -12,6 +14,7 @@ from tests.admin.canaries import Canaries
 from tests.admin.conftest import Cast
 from tests.vault.test_audit_chain import poisoned
 from tokens import audit, isolation
+from tokens.admin.audit import ActionFilter
 from tokens.models import AuditChain, OAuthCredential, Tenant
 from tokens.trail import export, seal
 
@@ -142,3 +145,46 @@ def test_a_record_that_cannot_be_read_hides_no_other(
         page = root.get(f"/admin/tokens/oauthcredential/{alice.pk}/{view}/")
         assert page.status_code == 200
         assert "import" in page.content.decode().lower()
+
+
+def recorded_in(source: str) -> set[str]:
+    """Every act that this module records: `audit.record` is told it by name, or by a function of
+    the module that is itself told it."""
+    tree = ast.parse(source)
+    takes_it = {
+        function.name: [argument.arg for argument in function.args.args].index("action")
+        if "action" in [argument.arg for argument in function.args.args]
+        else None
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        and "action" in {each.arg for each in (*function.args.args, *function.args.kwonlyargs)}
+    }
+    acts: set[str] = set()
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        name = ast.unparse(call.func)
+        if name != "audit.record" and name not in takes_it:
+            continue
+        told = [keyword.value for keyword in call.keywords if keyword.arg == "action"]
+        place = takes_it.get(name)
+        if place is not None:
+            told += call.args[place : place + 1]
+        (action,) = told
+        if isinstance(action, ast.Constant):
+            acts.add(str(action.value))
+        else:
+            assert ast.unparse(action) == "action", f"which act is this? {ast.unparse(call)}"
+    return acts
+
+
+def test_every_act_that_is_recorded_can_be_asked_for() -> None:
+    house = Path(__file__).resolve().parents[2]
+    recorded: set[str] = set()
+    for package in ("api", "oauthvault", "tokens"):
+        for path in (house / package).rglob("*.py"):
+            source = path.read_text()
+            if "audit.record(" in source:
+                recorded |= recorded_in(source)
+    listed = [action for action, _ in ActionFilter.lookups(ActionFilter, None, None)]  # type: ignore[arg-type]
+    assert sorted(recorded) == sorted(listed)
