@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Callable
 
 from django.conf import settings
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, InterfaceError, connection, transaction
 from django.db.models import F
 
 from tokens import audit, isolation, outside
@@ -88,7 +88,7 @@ def look_at_start(*, now: float) -> None:
         verify(now=now)
     except (Quarantined, StoreUnavailable) as refusal:
         logger.error("%s", refusal.detail)
-    except DatabaseError as error:
+    except (DatabaseError, InterfaceError) as error:
         logger.warning("the database cannot be asked for its epoch: %s", type(error).__name__)
     finally:
         connection.close()

@@ -26,6 +26,10 @@ _PATIENCE, _LEFT_ALONE = 2.0, 5.0
 # Bytes that an answer may take in the spool.
 _LARGEST = 16_384
 
+_FOLDERS = ("spool", "epoch", "audit")
+# Seconds after which a file that is being written has lost its writer.
+_LEFT_FOR_GOOD = 3600.0
+
 _silent_until = 0.0
 
 
@@ -81,6 +85,22 @@ def prove_writable(path: Path) -> None:
             os.close(descriptor)
     finally:
         probe.unlink(missing_ok=True)
+
+
+def remove_leftovers(*, now: float) -> None:
+    """Remove temporary files and probes that killed processes have left in our directories.
+
+    ``now``: Unix seconds by this machine's own clock, which its files' times are of.
+    """
+    for name in _FOLDERS:
+        for path in (settings.OAUTHVAULT_DATA_DIR / name).glob(".*"):
+            try:
+                if path.stat().st_mtime < now - _LEFT_FOR_GOOD:
+                    path.unlink()
+            except FileNotFoundError:
+                pass  # another process was at it, too
+            except OSError as error:
+                logger.warning("%s/%s cannot be removed: %s", name, path.name, error.strerror)
 
 
 def forget() -> None:

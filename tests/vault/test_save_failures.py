@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, OperationalError, connection, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Sum
 from pytest_django import Settings
@@ -689,6 +690,50 @@ def test_what_is_in_the_spool_and_no_answer_of_ours_stands_in_nobodys_way(
     spool.forget()
     assert spooled.replay() == 1
     assert_saved_once(alice, upstream)
+
+
+def test_what_killed_processes_have_left_half_written_is_removed_after_an_hour(
+    alice: OAuthCredential, data_dir: Path
+) -> None:
+    now = time.time()
+    for folder in ("spool", "epoch", "audit"):
+        (data_dir / folder).mkdir(exist_ok=True)
+        for name, age in {".probe-7-1": 3700, ".7-x.abc": 3700, ".7-y.abc": 3500}.items():
+            (data_dir / folder / name).write_text("half of it")
+            os.utime(data_dir / folder / name, (now - age, now - age))
+    (data_dir / "spool" / "7-old").write_text("an answer, or whatever it is")
+    os.utime(data_dir / "spool" / "7-old", (0, 0))
+    spooled.replay()
+    left = {
+        str(path.relative_to(data_dir))
+        for folder in ("spool", "epoch", "audit")
+        for path in (data_dir / folder).glob(".*")
+    }
+    assert left == {"spool/.7-y.abc", "epoch/.7-y.abc", "audit/.7-y.abc"}
+    assert (data_dir / "spool" / "7-old").exists()
+
+
+def test_a_claim_whose_connection_is_found_closed_is_withdrawn(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread
+) -> None:
+    """To the driver that is another kind of error than one of the database."""
+    ours = connections["default"]
+    commit = ours._commit
+
+    def closed() -> None:
+        if not RefreshAttempt.objects.exists():
+            return commit()
+        commit()
+        del ours._commit
+        raise InterfaceError("connection already closed")
+
+    ours._commit = closed  # type: ignore[method-assign]
+    with pytest.raises(InterfaceError):
+        refresh_one(alice)
+    after = reread(alice)
+    assert (after.lease_id, after.unanswered_presentations) == (None, 0)
+    assert not RefreshAttempt.objects.exists()
+    assert upstream.counts.token_calls == 0
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.models import Exists, F, FloatField, OuterRef, Q, Value
 from django.db.models.functions import Cast
 
@@ -179,7 +179,7 @@ def claim_credential(
             # After the row, as everywhere: two that lock both must not cross.
             is_probe = gate.enter(now=now, good_probe=good_probe)
             risen = epoch.rise(least=least_epoch)
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         connection.close()
         _withdraw(credential, lease_id)
         raise
@@ -232,7 +232,7 @@ def _withdraw(credential: OAuthCredential, lease_id: uuid.UUID) -> bool:
                     generation=credential.generation,
                     unanswered_presentations__gt=0,
                 ).update(unanswered_presentations=F("unanswered_presentations") - 1)
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         # It stays, and looks like one whose process died. The lease ends by itself.
         connection.close()
         return False

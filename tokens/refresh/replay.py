@@ -6,7 +6,7 @@ import uuid
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
-from tokens import clock, epoch, isolation, sealing
+from tokens import clock, epoch, isolation, outside, sealing
 from tokens.behind import WriteBehind
 from tokens.errors import EncryptionError, StoreUnavailable
 from tokens.keyring import sealing_key, unwrap_data_key
@@ -28,6 +28,7 @@ def replay() -> int:
 
     Harmless when several processes do it at once. DatabaseError while the database is away.
     """
+    outside.remove_leftovers(now=time.time())
     spool.share_files()
     return sum(_bring_home(entry) for entry in spool.entries(epoch.vault_id()))
 
@@ -90,6 +91,7 @@ def keep_trying() -> None:
 
 def pick_up() -> None:
     """At the start of a process that serves: what one before it left is looked after."""
+    outside.remove_leftovers(now=time.time())
     if spool.has_files():
         keep_trying()
 
@@ -268,7 +270,7 @@ def _opened(entry: spool.Entry) -> Pair:
 def _try_all() -> None:
     try:
         replay()
-    except DatabaseError as error:
+    except (DatabaseError, InterfaceError) as error:
         logger.warning("the database is still away: %s", type(error).__name__)
 
 
