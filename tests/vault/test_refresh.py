@@ -19,7 +19,7 @@ from oauthvault.settings import SPOOL_GRACE
 from tests.conftest import Store
 from tests.simulator import Simulator
 from tests.vault.conftest import Reread
-from tokens import clock, flight, sealing, vault
+from tokens import clock, due, flight, sealing, vault
 from tokens.errors import (
     NoRefreshToken,
     RateLimited,
@@ -566,25 +566,28 @@ def test_a_lifetime_that_came_as_text_is_believed(
     assert not AuditEvent.objects.filter(detail__expires_in_bounded=True).exists()
 
 
-def test_tokens_of_a_second_are_asked_for_once_in_ten(
-    acme: Tenant, upstream: Simulator, store: Store, settings: Settings
+def test_tokens_of_a_few_seconds_are_asked_for_once_in_ten(
+    acme: Tenant, upstream: Simulator, store: Store, reread: Reread
 ) -> None:
     """Else whoever asks for one user's token has the authorization server asked all the time."""
-    upstream.access_token_lifetime = 1
-    store(acme, "bob", upstream.new_login("bob", expires_in=-10))
+    upstream.access_token_lifetime = 6
+    bob = store(acme, "bob", upstream.new_login("bob", expires_in=-10))
 
-    def hand_out(*, after: float) -> vault.HandOut:
-        settings.CLOCK_OFFSET = after
-        return vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=clock.now())
+    def hand_out(*, now: float) -> vault.HandOut:
+        return vault.issue_access_token(tenant=acme, user_id="bob", actor="test", now=now)
 
-    assert hand_out(after=0).generation == 2
-    for after in (2, 5, 8):
+    assert hand_out(now=clock.now()).generation == 2
+    refreshed_at = reread(bob).last_refreshed_at
+    assert refreshed_at is not None
+    for after in (7, 8, 9):
+        now = float(refreshed_at + after)
         with pytest.raises(UpstreamUnavailable, match="end within seconds") as refused:
-            hand_out(after=after)
-        assert refused.value.retry_after == pytest.approx(10 - after, abs=1.5)
-        assert sweep() == 0
+            hand_out(now=now)
+        assert refused.value.retry_after is not None
+        assert 1 <= refused.value.retry_after <= 11 - after
+        assert due.take(now=now, most=9) == []
     assert upstream.counts.token_calls == 1
-    assert hand_out(after=11).generation == 3
+    assert hand_out(now=refreshed_at + 11.0).generation == 3
     assert upstream.counts.token_calls == 2
 
 
