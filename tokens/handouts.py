@@ -39,6 +39,7 @@ RESULTS = (
     "upstream_error",
     "upstream_unavailable",
     "encryption_error",
+    "invalid_request",
     "unavailable",
     OTHER,
 )

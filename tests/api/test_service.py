@@ -253,7 +253,7 @@ def test_every_status_is_counted_as_it_is_shown(
 ) -> None:
     changes: dict[str, dict[str, object]] = {
         "active": {},
-        "refreshing": {"lease_id": "0" * 32, "lease_until": 9e9},
+        "refreshing": {"lease_id": "0" * 32, "lease_until": time.time() + 30},
         "outcome_unknown": {"unanswered_presentations": 1},
         "suspended": {"suspended_at": 5},
         "quarantined": {"standing": "quarantined", "refresh_due_at": None},
