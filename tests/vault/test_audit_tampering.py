@@ -171,10 +171,9 @@ def put_back(copy: AuditEvent) -> int:
 def test_a_copy_of_a_record_that_was_dropped_is_no_record(acme: Tenant, left: int) -> None:
     """Its digest fits, and no batch knows it any more."""
     seal_all(at=time.time())
-    (pk,) = act(acme, at=NOW - 500 * DAY)
-    act(acme, at=NOW - 490 * DAY)
+    *_, newest = act(acme, 2, at=NOW - 500 * DAY)
     seal_all()
-    copy = AuditEvent.objects.get(pk=pk)
+    copy = AuditEvent.objects.get(pk=newest)
     if left:
         act(acme, left)
         seal_all()
@@ -186,16 +185,19 @@ def test_a_copy_of_a_record_that_was_dropped_is_no_record(acme: Tenant, left: in
         seal_all()
 
 
-def test_a_record_that_is_sealed_late_is_no_copy(acme: Tenant) -> None:
-    """Not even where all that came before it is gone by then."""
+def test_nothing_is_dropped_while_a_record_as_old_waits_to_be_sealed(acme: Tenant) -> None:
+    """It would be taken for a copy."""
     seal_all(at=time.time())
     act(acme, at=NOW)
     seal_all()
-    act(acme, at=NOW - 600)
+    late = act(acme, at=NOW - 1)
     assert drop.drop_old(before=NOW + DAY, now=NOW + DAY, until=time.monotonic() + 60)
-    assert whole()
+    assert AuditBatch.objects.filter(chain_id=acme.pk, dropped_at=None, number=2).exists()
     seal_all()
     assert whole()
+    assert drop.drop_old(before=NOW + DAY, now=NOW + DAY, until=time.monotonic() + 60)
+    assert whole()
+    assert not AuditEvent.objects.filter(pk__in=late).exists()
 
 
 def test_a_made_up_batch_has_no_record_called_a_copy(acme: Tenant) -> None:

@@ -53,13 +53,16 @@ def _drop_in(chain_id: int, *, before: float, now: float, until: float) -> bool:
 
 
 def _drop(batch: AuditBatch, *, now: float) -> None:
-    """Not one in which something is wrong: that would be the end of the trace."""
+    """Not one in which something is wrong: that would be the end of the trace. Nor while
+    something as old as it still waits to be sealed: what shows up after it is a copy then."""
     with transaction.atomic():
         # Held from here on: the database lets no record into a batch that is being dropped.
         held = AuditBatch.objects.select_for_update().filter(pk=batch.pk, dropped_at=None).first()
         if held is None:
             return  # Another process has dropped it.
         batch = held
+        if records_of(batch.chain_id).filter(batch=None, at__lte=batch.newest_at).exists():
+            return  # The next sweep seals it.
         events = records_of(batch.chain_id).filter(batch=batch)
         if findings := check_batch(batch, read(events)):
             logger.error(

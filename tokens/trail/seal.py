@@ -24,9 +24,6 @@ AGE = 60.0
 # Records of one batch, and chains of one sweep.
 _MOST, _CHAINS = 500, 200
 
-# Seconds by which the time that a record says may lie before its commit.
-_LATE = 900.0
-
 # When sealing failed here, by chain (Unix seconds).
 _failed_at: dict[int, float] = {}
 
@@ -71,11 +68,11 @@ def seal_chain(chain_id: int, *, now: float) -> AuditBatch | None:
 
 
 def entries(
-    events: Sequence[AuditEvent], *, adopt: range, not_before: float = -math.inf
+    events: Sequence[AuditEvent], *, adopt: range, dropped_to: float = -math.inf
 ) -> list[Entry]:
     """What a batch lists of these records. Those that the vault did not write like this are
     marked, and sealed all the same: the trace of a forgery is not lost again. ``adopt``: the
-    ids that records from before there were chains may have. ``not_before``: the time before
+    ids that records from before there were chains may have. ``dropped_to``: the time up to
     which no record of the vault's can still be unsealed."""
     copies = _copies(events)
     made: list[Entry] = []
@@ -89,7 +86,7 @@ def entries(
             entry.append(ADOPTED)
         elif computed is None or event.digest != computed or event.pk in copies:
             entry.append(digests.FORGED)
-        elif event.at < not_before:
+        elif event.at <= dropped_to:
             entry.append(digests.REPLAYED)
         made.append(entry)
     return made
@@ -108,10 +105,10 @@ def listed(batch: AuditBatch) -> list[Entry]:
     return list(batch.records) if isinstance(batch.records, list) else []
 
 
-def not_before(chain_id: int) -> float:
-    """The time (Unix seconds) before which every record of this chain was sealed, and dropped
-    since: its batch lists it no more, so that its `uid` is free again. Whoever has a copy can put
-    it back, with a digest that fits."""
+def dropped_to(chain_id: int) -> float:
+    """The time (Unix seconds) up to which every record of this chain was sealed before the last
+    batch was dropped (`tokens.trail.drop` sees to that). What says an earlier time and is not
+    sealed was put back by whoever has a copy: its digest fits, and its `uid` is free again."""
     batches = AuditBatch.objects.filter(chain_id=chain_id)
     kept = batches.filter(dropped_at=None).order_by("newest_at").values_list("number", flat=True)
     dropped = batches.exclude(dropped_at=None).order_by("-number")
@@ -121,7 +118,7 @@ def not_before(chain_id: int) -> float:
         # Not one that somebody made up: it would have whatever comes now called a copy.
         ours = digests.of_batch(batch) == batch.digest
         if ours and digests.of_dropping(batch) == batch.drop_digest:
-            return batch.newest_at - _LATE
+            return batch.newest_at
     return -math.inf
 
 
@@ -183,7 +180,7 @@ def _seal(chain_id: int, *, now: float) -> AuditBatch | None:
     if not events:
         return None
     last = last_batch(chain_id)
-    records = entries(events, adopt=still_to_adopt(chain_id, last), not_before=not_before(chain_id))
+    records = entries(events, adopt=still_to_adopt(chain_id, last), dropped_to=dropped_to(chain_id))
     batch = AuditBatch(
         tenant_id=chain_id or None,
         chain=chain,

@@ -136,13 +136,13 @@ def _unsealed(report: Report, last: AuditBatch | None, *, now: float) -> Iterato
     that it has waited for too long."""
     waiting = records_of(report.chain_id).filter(batch=None).order_by("id")
     adopt, after = seal.still_to_adopt(report.chain_id, last), None
-    not_before = seal.not_before(report.chain_id)
+    dropped_to = seal.dropped_to(report.chain_id)
     late: list[int] = []
     while True:
         page = read((waiting if after is None else waiting.filter(pk__gt=after))[:_UNSEALED])
         if not page:
             break
-        entries = seal.entries(page, adopt=adopt, not_before=not_before)
+        entries = seal.entries(page, adopt=adopt, dropped_to=dropped_to)
         adopt = adopt if entries[-1][2:] == [seal.ADOPTED] else seal.NOTHING_OLD
         after = page[-1].pk
         report.unsealed += len(page)
