@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from django.conf import settings
-from django.core.cache import cache
 from django.db import connection
 
+from oauthvault.cache import shared
 from oauthvault.celery import app
 from oauthvault.env import ConfigurationError
 from tokens import clock, epoch, isolation
@@ -163,6 +163,7 @@ def _ask_spool() -> int:
 
 def _ask_cache() -> bool:
     name, value = f"health:{secrets.token_hex(8)}", secrets.token_hex(8)
+    cache = shared()
     cache.set(name, value, timeout=10)
     if cache.get(name) != value:
         raise LookupError("the cache does not keep what it is given")

@@ -27,9 +27,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.core.cache import cache
 
 from api.models import ApiKey
+from oauthvault.cache import shared
 from tokens import isolation
 from tokens.errors import RateLimited
 from tokens.networks import Address
@@ -135,7 +135,7 @@ def forget() -> None:
     """Take back what this process has counted, and all that it knows (another database)."""
     window, names = _local.forget()
     if _cache_is_up():
-        cache.delete_many([_cache_key(name, window) for name in names])
+        shared().delete_many([_cache_key(name, window) for name in names])
     global _known
     _good.clear()
     _known = _Known()
@@ -235,7 +235,7 @@ def _shared(names: list[str], window: int) -> list[int]:
     if not _cache_is_up():
         return [0] * len(keys)
     try:
-        found = cache.get_many(keys)
+        found = shared().get_many(keys)
         return [int(found.get(key, 0)) for key in keys]
     except Exception as error:  # whatever kind of cache, whatever it raises or holds
         _let_cache_rest(error)
@@ -247,8 +247,8 @@ def _shared_add(name: str, window: int) -> int:
         return 0
     key = _cache_key(name, window)
     try:
-        cache.add(key, 0, timeout=2 * settings.FAILED_KEYS_WINDOW)
-        return int(cache.incr(key))
+        shared().add(key, 0, timeout=2 * settings.FAILED_KEYS_WINDOW)
+        return int(shared().incr(key))
     except Exception as error:  # whatever kind of cache, whatever it raises
         _let_cache_rest(error)
         return 0

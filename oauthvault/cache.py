@@ -1,4 +1,4 @@
-"""What the cache in Redis holds: JSON, and nothing that runs when it is read.
+"""The cache that the processes of a deployment share: JSON, and nothing that runs when it is read.
 
 Django's own serializer is pickle: whoever can write into Redis could have the web process
 run whatever they like, and with it have the encryption key.
@@ -6,6 +6,14 @@ run whatever they like, and with it have the encryption key.
 
 import json
 from typing import Any
+
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+
+
+def shared() -> BaseCache:
+    """In Redis where there is one; else this process's own memory."""
+    return caches["shared"]
 
 
 class JsonSerializer:

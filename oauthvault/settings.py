@@ -105,8 +105,12 @@ if REDIS_URL is not None and not REDIS_URL.reveal().startswith(
 ):
     raise env.ConfigurationError("REDIS_URL must look like redis://host:6379/0")
 
+_OWN_MEMORY = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 CACHES: dict[str, dict[str, Any]] = {
-    "default": {
+    # What libraries keep for themselves, objects of theirs among it: in this process.
+    "default": _OWN_MEMORY,
+    # What processes tell each other (oauthvault.cache).
+    "shared": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL.reveal(),
         "KEY_PREFIX": "oauthvault",
@@ -118,7 +122,7 @@ CACHES: dict[str, dict[str, Any]] = {
         },
     }
     if REDIS_URL is not None
-    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    else _OWN_MEMORY | {"LOCATION": "shared"},
 }
 
 # --- Keys ------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     """Run what was asked for, print the summary: 0 if all of it passed, else 1."""
     options, pytest_arguments = _parser().parse_known_args(argv)
     # SIGINT too: started in the background we inherit it as ignored, and pytest would from us.
+    # So would it SIGHUP from nohup.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     results: list[Result] = []

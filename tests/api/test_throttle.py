@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import redis
-from django.core.cache import cache
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from api import throttle
 from api.keys import find_key, revoke_key
+from oauthvault.cache import shared
 from tests.api.conftest import Answer, Caller
 from tests.conftest import MakeKey
 from tests.vault.conftest import NO_REDIS_THERE
@@ -169,10 +169,11 @@ def test_without_redis_each_process_counts_for_itself(
     """And one that is away costs nobody an answer."""
     settings.REDIS_URL = NO_REDIS_THERE
     settings.CACHES = {
-        "default": {
+        **settings.CACHES,
+        "shared": {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
             "LOCATION": NO_REDIS_THERE.reveal(),
-        }
+        },
     }
     throttle._cache_rests_until = 0.0
     fail(ask, throttle.MOST_FROM_ADDRESS)
@@ -217,7 +218,7 @@ def test_whoever_writes_into_redis_has_nothing_run_by_it(
     window = throttle._window()[0]
     with redis.Redis.from_url(settings.REDIS_URL.reveal()) as store:
         for number in (window, window + 1):  # The minute may end meanwhile.
-            store.set(cache.make_key(throttle._cache_key(names[0], number)), planted)
+            store.set(shared().make_key(throttle._cache_key(names[0], number)), planted)
         throttle._cache_rests_until = 0.0
         assert guess(ask).code == "invalid_key"
         assert throttle._cache_rests_until > 0, "it was read, and was no number"
