@@ -1278,3 +1278,56 @@ def test_an_export_is_bounded_by_days_and_goes_page_by_page(
     assert len({json.loads(line)["id"] for line in of_day}) == 3
     with pytest.raises(ArgumentTypeError, match="no date"):
         export_audit._end("yesterday")
+
+
+NOT_SAID_LIKE_THAT = {
+    "an id in other digits": ("--tenant", "id:²"),
+    "an id that is none": ("--tenant", "id:acme"),
+    "an id that no tenant could have": ("--tenant", "id:99999999999999999999"),
+}
+NO_DATES = {
+    "the end of all dates": ("--until", "9999-12-31"),
+    "a date without its lines": ("--until", "20260131"),
+    "a week": ("--since", "2026-W05-1"),
+    "the end before the beginning": ("--since=2026-02-02", "--until=2026-02-01"),
+}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *[(command, *said) for command in ("verify_audit", "export_audit")
+          for said in NOT_SAID_LIKE_THAT.values()],
+        *[("export_audit", *said) for said in NO_DATES.values()],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_is_asked_in_a_wrong_way_is_refused_in_a_sentence(
+    acme: Tenant, arguments: tuple[str, ...]
+) -> None:
+    with pytest.raises(CommandError) as refusal:
+        call_command(*arguments, stdout=StringIO(), stderr=StringIO())
+    assert refusal.value.returncode == 2 or "Error: argument --" in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_nothing_is_said_of_a_tenant_that_never_was(acme: Tenant) -> None:
+    for command in ("verify_audit", "export_audit"):
+        assert "nothing is known of a tenant with id 999" in told(
+            command, "--tenant", "id:999", refused=True
+        )
+    assert "acme: whole" in told("verify_audit", "--tenant", f"id:{acme.pk}")
+    assert "(no tenant): whole" in told("verify_audit", "--tenant", "id:0")
+
+
+def test_an_export_ends_with_the_day_or_before_the_moment(acme: Tenant) -> None:
+    day = datetime(2031, 5, 5, tzinfo=UTC).timestamp()
+    act(acme, at=day + 100)
+    for until, lines in (
+        ("2031-05-05", 1), ("2031-05-05T00:01:40", 0), ("2031-05-05 00:01:41", 1),
+        ("2031-05-05T02:01:41+02:00", 1),
+    ):  # fmt: skip
+        exported = told(
+            "export_audit", "--tenant", "acme", "--since=2031-05-05", f"--until={until}"
+        )
+        assert len(exported.splitlines()) == lines, until

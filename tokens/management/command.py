@@ -2,7 +2,6 @@
 
 import getpass
 import itertools
-import json
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tokens import isolation
 from tokens.errors import VaultError
 from tokens.models import Tenant
+from tokens.printable import printable_json, printable_lines
 from tokens.tenants import find_tenant
 
 _BAR = 30
@@ -48,7 +48,7 @@ class VaultCommand(BaseCommand):
         except CommandError as error:
             if not getattr(self, "_called_from_command_line", False):
                 raise
-            self.stderr.write(f"oauthvault: {error}")
+            self.stderr.write(printable_lines(f"oauthvault: {error}"))
             sys.exit(error.returncode)
 
     def _refuse_blanks(self, options: dict[str, Any]) -> None:
@@ -86,10 +86,11 @@ class VaultCommand(BaseCommand):
         raise NotImplementedError
 
     def say(self, text: str) -> None:
-        self.stdout.write(text)
+        """A line, or some. A name in it that may hold the end of one: `printable`."""
+        self.stdout.write(printable_lines(text))
 
     def print_json(self, value: object) -> None:
-        self.stdout.write(json.dumps(value, indent=2, ensure_ascii=False))
+        self.stdout.write(printable_json(value, indent=2))
 
 
 def add_tenant(parser: ArgumentParser, *, required: bool = True) -> None:

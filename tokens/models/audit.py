@@ -8,6 +8,7 @@ from django.db.models.functions import Coalesce
 
 from tokens.models.scoped import OfTenant, ScopedManager
 from tokens.models.tenant import Tenant
+from tokens.printable import printable
 
 # The chain of the row's own tenant: nobody begins or continues that of another, which could
 # not be sealed any more then, since what is in the trail is not deleted.
@@ -55,7 +56,7 @@ class AuditChain(OfTenant):
         ]
 
     def __str__(self) -> str:
-        return self.tenant_slug or "no tenant"
+        return printable(str(self.tenant_slug)) or "no tenant"
 
 
 class AuditBatch(OfTenant):

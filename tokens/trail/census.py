@@ -1,6 +1,5 @@
 """Which chains there are, whose they are, and what belongs to none of them."""
 
-import re
 from collections.abc import Iterator
 
 from tokens import isolation
@@ -10,15 +9,13 @@ from tokens.trail import anchor
 from tokens.trail.chains import BATCH_HAS_A_CHAIN, RECORD_HAS_A_CHAIN, slug_in
 from tokens.trail.finding import MOST_FINDINGS, Finding, Kind
 
-_NUMBERED = re.compile(r"id:([0-9]{1,18})")
-
 
 def chains_of(slug: str) -> list[int]:
     """The chains of a tenant by its slug: the living one's, else those of deleted ones; or by
     ``id:17``, whoever has it (``id:0``: the acts of no tenant). NoTenant if there is none."""
     with isolation.every_tenant():
         if slug.startswith("id:"):
-            return [_chain_numbered(slug)]
+            return [_chain_numbered(int(slug.removeprefix("id:")))]
         living = Tenant.objects.filter(slug=slug).first()
         if living is not None:
             return [living.pk]
@@ -54,13 +51,14 @@ def of_no_chain() -> Iterator[Finding]:
         yield Finding(Kind.INSERTED, f"a batch in a chain that cannot be (its row has id {pk})")
 
 
-def _chain_numbered(name: str) -> int:
-    match = _NUMBERED.fullmatch(name)
-    chain_id = int(match[1]) if match is not None else -1
-    known = chain_id in all_chains() or Tenant.objects.filter(pk=chain_id).exists()
-    if chain_id and not known:
-        raise NoTenant(f"no tenant has, or ever had, {name}: `list_tenants --json` says their ids")
-    return chain_id
+def _chain_numbered(number: int) -> int:
+    known = number in all_chains() or Tenant.objects.filter(pk=number).exists()
+    if number and not known:
+        raise NoTenant(
+            f"nothing is known of a tenant with id {number}: `oauthvault list_tenants --json` says "
+            "the ids of those there are"
+        )
+    return number
 
 
 def name_of(chain_id: int) -> str:

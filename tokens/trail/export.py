@@ -1,6 +1,5 @@
 """The audit trail as lines of JSON, oldest first, a page at a time."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -8,6 +7,7 @@ from datetime import UTC, datetime
 from django.db.models import Q, QuerySet, Value
 
 from tokens.models import AuditEvent
+from tokens.printable import printable_json
 from tokens.trail.chains import Unreadable, read, records_of, scope_of
 
 _PAGE = 500
@@ -75,7 +75,7 @@ def line(event: AuditEvent) -> str:
 
 
 def _in_json(told: dict[str, object]) -> str:
-    return json.dumps(told, ensure_ascii=False) + "\n"
+    return printable_json(told) + "\n"
 
 
 def _time(at: float) -> str | None:

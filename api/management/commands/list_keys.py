@@ -6,6 +6,7 @@ from api.keys import Scope
 from api.models import ApiKey
 from tokens import clock
 from tokens.management.command import VaultCommand, add_json, add_tenant, tenant_named
+from tokens.printable import printable
 
 
 class Command(VaultCommand):
@@ -46,14 +47,15 @@ class Command(VaultCommand):
         for fact in facts:
             used = fact["last_used_at"]
             when = datetime.fromtimestamp(used, UTC).strftime("%Y-%m-%d %H:%M") if used else "never"
-            whose = f" of {fact['user_id']}" if fact["user_id"] else ""
+            whose = f" of {printable(fact['user_id'])}" if fact["user_id"] else ""
             ends = fact["expires_at"]
             until = f", ends {datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M:%S}" if ends else ""
             may = "" if len(fact["scopes"]) == len(Scope) else f", may {' '.join(fact['scopes'])}"
             where = f", from {' '.join(fact['networks'])}" if fact["networks"] else ""
             self.say(
-                f"{fact['prefix']}…  {fact['tenant']:<16} {fact['kind']}{whose}, {fact['state']}"
-                f"{until}{may}{where}, last used {when}  {fact['label']}".rstrip()
+                f"{fact['prefix']}…  {printable(fact['tenant']):<16} {fact['kind']}{whose}, "
+                f"{fact['state']}{until}{may}{where}, last used {when}  "
+                f"{printable(fact['label'])}".rstrip()
             )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from tokens import clock
 from tokens.management.command import VaultCommand, add_json, add_tenant, tenant_named
 from tokens.models import OAuthCredential
+from tokens.printable import printable
 
 
 class Command(VaultCommand):
@@ -38,7 +39,8 @@ class Command(VaultCommand):
         self.say(f"{'TENANT':<16} {'USER':<28} {'STATUS':<26} {'EXPIRES (UTC)':<20} REFRESHES")
         for fact in facts:
             expires = datetime.fromtimestamp(int(str(fact["expires_at"])), UTC)
+            tenant, user = printable(str(fact["tenant"])), printable(str(fact["user_id"]))
             self.say(
-                f"{fact['tenant']:<16} {fact['user_id']:<28} {fact['status']:<26} "
+                f"{tenant:<16} {user:<28} {fact['status']:<26} "
                 f"{expires:%Y-%m-%d %H:%M:%S}  {fact['refresh_count']}"
             )

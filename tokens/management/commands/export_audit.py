@@ -3,10 +3,14 @@ from argparse import ArgumentParser, ArgumentTypeError
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tokens.management.command import VaultCommand
-from tokens.trail import census, export
+from django.core.management.base import CommandError
 
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+from tokens.management.command import VaultCommand
+from tokens.management.trail import add_tenant_of_the_trail, chosen_chains
+from tokens.trail import export
+
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_BEGINS_WITH_A_DAY = re.compile(rf"{_DAY.pattern}($|[T ])")
 
 
 class Command(VaultCommand):
@@ -16,11 +20,7 @@ class Command(VaultCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--tenant",
-            metavar="T",
-            help="the tenant's slug (also of a deleted one), or id:N; without it: everything",
-        )
+        add_tenant_of_the_trail(parser, otherwise="everything")
         parser.add_argument(
             "--since",
             type=_beginning,
@@ -35,9 +35,12 @@ class Command(VaultCommand):
         )
 
     def run(self, **options: Any) -> None:
-        named = options["tenant"]
-        chains = census.chains_of(named) if named else census.all_chains()
-        for line in export.lines(chains, since=options["since"], until=options["until"]):
+        since, until = options["since"], options["until"]
+        if since is not None and until is not None and since >= until:
+            raise CommandError(
+                "--since is not before --until: nothing can lie between them", returncode=2
+            )
+        for line in export.lines(chosen_chains(options["tenant"]), since=since, until=until):
             self.stdout.write(line, ending="")
 
 
@@ -46,13 +49,22 @@ def _beginning(text: str) -> float:
 
 
 def _end(text: str) -> float:
-    whole_day = _DAY.fullmatch(text) is not None
-    return (_moment(text) + timedelta(days=whole_day)).timestamp()
+    moment = _moment(text)
+    try:
+        return (moment + timedelta(days=_DAY.fullmatch(text) is not None)).timestamp()
+    except OverflowError:
+        raise ArgumentTypeError(f"{text!r} is further away than dates go") from None
 
 
 def _moment(text: str) -> datetime:
+    """Only what begins like a day of ours. `fromisoformat` knows more: 20260131 would be taken
+    for a moment, and its day not be in the export."""
     try:
+        if not _BEGINS_WITH_A_DAY.match(text):
+            raise ValueError
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no date like 2026-01-31") from None
+        raise ArgumentTypeError(
+            f"{text!r} is no date like 2026-01-31, and no moment like 2026-01-31T13:30:00"
+        ) from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

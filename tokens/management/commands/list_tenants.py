@@ -3,6 +3,7 @@ from typing import Any
 
 from tokens.management.command import VaultCommand, add_json
 from tokens.models import Tenant
+from tokens.printable import printable
 from tokens.tenants import SETTINGS
 
 
@@ -27,8 +28,8 @@ class Command(VaultCommand):
                 if name not in {"name", "has_default_user"} and value not in (None, "", [])
             )
             self.say(
-                f"{tenant.slug:<20} {state_of(tenant):<14} {users}, "
-                f"{chosen or 'as the deployment is set'}  {tenant.name}".rstrip()
+                f"{printable(tenant.slug):<20} {state_of(tenant):<14} {users}, "
+                f"{chosen or 'as the deployment is set'}  {printable(tenant.name)}".rstrip()
             )
 
 

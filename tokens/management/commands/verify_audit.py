@@ -6,8 +6,10 @@ from django.core.management.base import CommandError
 
 from tokens import audit, clock
 from tokens.management.command import VaultCommand, actor, add_json, confirm, progress
+from tokens.management.trail import add_tenant_of_the_trail, chosen_chains
 from tokens.models import Tenant
-from tokens.trail import anchor, census, seal, verify
+from tokens.printable import printable
+from tokens.trail import anchor, seal, verify
 from tokens.trail.finding import Report
 
 
@@ -19,11 +21,7 @@ class Command(VaultCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--tenant",
-            metavar="T",
-            help="the tenant's slug (also of a deleted one), or id:N; without it: every chain",
-        )
+        add_tenant_of_the_trail(parser, otherwise="every chain")
         parser.add_argument(
             "--reanchor",
             action="store_true",
@@ -35,8 +33,7 @@ class Command(VaultCommand):
         add_json(parser)
 
     def run(self, **options: Any) -> None:
-        named, now = options["tenant"], clock.now()
-        chains = census.chains_of(named) if named else census.all_chains()
+        now, chains = clock.now(), chosen_chains(options["tenant"])
         unsealable = seal.seal_up(chains, now=now)
         total = verify.batches_of(chains)
         shown = progress(total, wanted=not options["json"])
@@ -49,7 +46,7 @@ class Command(VaultCommand):
             self._tell(reports)
         broken = [report for report in reports if not report.is_whole]
         if broken:
-            named_first = f"{broken[0].tenant}: {broken[0].findings[0]}"
+            named_first = f"{printable(broken[0].tenant)}: {broken[0].findings[0]}"
             raise CommandError(
                 f"{len(broken)} of {len(reports)} chain(s) of the audit trail are not proven "
                 f"whole; first: {named_first}"
@@ -63,7 +60,8 @@ class Command(VaultCommand):
             dropped = f", {report.dropped} dropped for their age" if report.dropped else ""
             adopted = f", {report.adopted} of them from before the chain" if report.adopted else ""
             self.say(
-                f"{report.tenant}: {verdict}; {_count(report.sealed, 'record', 'records')} in "
+                f"{printable(report.tenant)}: {verdict}; "
+                f"{_count(report.sealed, 'record', 'records')} in "
                 f"{_count(report.batches, 'batch', 'batches')}"
                 f"{adopted}{dropped}; {report.unsealed} not sealed yet"
             )
