@@ -164,7 +164,17 @@ def _held_already(credential: OAuthCredential | None, offered: ImportedCredentia
     # One half of the pair is held, the other was never seen here: a copy from a holder
     # elsewhere, who has a pair of their own. While the held refresh token may be on its
     # way, or lost on it, nothing may take its place and be presented as if it were new.
-    if credential.unanswered_presentations or credential.lease_id is not None:
+    under_way = credential.unanswered_presentations or credential.lease_id is not None
+    if under_way and credential.standing == Standing.REAUTHORIZATION_REQUIRED:
+        # It was given up. With a refresh token of its own the copy is a login of its own.
+        held = {digest for _, digest, _ in known}
+        if offered.refresh_token is None or fingerprint(offered.refresh_token.reveal()) in held:
+            raise StaleCredential(
+                "this login's refresh token was presented twice without an answer; sign in to "
+                "Claude again for a new one"
+            )
+        return False
+    if under_way:
         raise RefreshInProgress(
             "a refresh of this very login is under way; import it again in a moment",
             retry_after=2,

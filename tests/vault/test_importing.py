@@ -399,6 +399,22 @@ def test_a_half_known_login_is_not_taken_while_its_refresh_token_may_be_lost(acm
 
 
 @pytest_db
+def test_a_login_that_was_given_up_gives_way_to_another_pair_of_it_and_not_to_its_own_token(
+    acme: Tenant,
+) -> None:
+    alice = put(acme, "alice", offer())
+    OAuthCredential.objects.filter(pk=alice.pk).update(
+        unanswered_presentations=2,
+        standing=Standing.REAUTHORIZATION_REQUIRED,
+        refresh_due_at=None,
+    )
+    with pytest.raises(StaleCredential, match="presented twice"):
+        put(acme, "alice", offer(accessToken="sk-ant-oat01-other"))
+    after = put(acme, "alice", offer(refreshToken="sk-ant-ort01-other"))
+    assert (after.standing, after.unanswered_presentations) == (Standing.ACTIVE, 0)
+
+
+@pytest_db
 def test_no_key_of_the_vault_is_made_inside_somebody_elses_transaction(acme: Tenant) -> None:
     """Rolled back there, it would live on in this process and hash for nobody else."""
     VaultKey.objects.all().delete()

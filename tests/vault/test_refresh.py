@@ -1,5 +1,6 @@
 """The one refresh: spends a token once, keeps what can be kept, says what is lost."""
 
+import dataclasses
 import logging
 import socket
 import threading
@@ -1112,6 +1113,21 @@ def test_whoever_is_told_how_long_a_429_lasts_is_told_a_little_more_by_chance(
     assert bob.refresh_due_at is not None
     left = bob.refresh_due_at - now
     assert all(left <= seconds <= left + 3 for seconds in told if seconds is not None)
+
+
+def test_an_answer_of_long_ago_does_not_close_the_circuit(
+    alice: OAuthCredential, upstream: Simulator, reread: Reread
+) -> None:
+    claim = claim_of(alice)
+    presented = present(claim)
+    assert presented is not None
+    Upstream.objects.update_or_create(
+        token_url=upstream.token_url,
+        defaults={"circuit_open_until": clock.now() + 9000, "consecutive_failures": 5},
+    )
+    late = dataclasses.replace(claim, claimed_at=claim.claimed_at - 7200)
+    assert save_answer(late, presented[0], tries=1, latency_ms=1) == Outcome.REFRESHED
+    assert gate.look(now=clock.now()).found_down
 
 
 def test_a_late_pair_of_a_login_that_is_in_use_is_not_revoked_upstream(

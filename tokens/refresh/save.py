@@ -261,7 +261,9 @@ def _saved(claim: Claim, answer: Answer, said: Granted, now: float) -> _Saved:
         now=now,
         **({"expires_in_bounded": True} if said.expires_in_was_bounded else {}),
     )
-    gate.note_answer()
+    # From the spool: how the server was then says nothing of how it is now.
+    if now - answer.answered_at <= settings.REFRESH_LEASE:
+        gate.note_answer()
     return saved
 
 
