@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Store
-from tests.simulator import Simulator
 from tests.vault.test_sweep_index import plan
 from tokens import metrics, notices
 from tokens.models import AuditEvent, HandOut, KeySpan, OAuthCredential, Standing, Tenant
@@ -123,8 +121,15 @@ def test_what_is_older_than_a_week_is_forgotten(acme: Tenant) -> None:
 
 
 def test_the_hand_outs_of_an_hour_are_found_by_their_index(
-    acme: Tenant, store: Store, upstream: Simulator
+    acme: Tenant,
 ) -> None:
+    person = OAuthCredential.objects.create(
+        tenant=acme, user_id="alice", standing=Standing.REVOKED, expires_at=0
+    )
+    HandOut.objects.bulk_create(
+        HandOut(tenant=acme, credential=person, actor=KEY, minute=HOUR * 60 - 1 - each)
+        for each in range(2000)
+    )
     assert "hand_out_by_minute" in plan(notices.users_by_key(HOUR)[:100])
 
 
