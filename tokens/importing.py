@@ -168,7 +168,8 @@ def _held_already(credential: OAuthCredential | None, offered: ImportedCredentia
     if under_way and credential.standing == Standing.REAUTHORIZATION_REQUIRED:
         # It was given up. With a refresh token of its own the copy is a login of its own.
         held = {digest for _, digest, _ in known}
-        if offered.refresh_token is None or fingerprint(offered.refresh_token.reveal()) in held:
+        unseen = [token for digest, token in digests.items() if digest not in held]
+        if offered.refresh_token is None or offered.refresh_token not in unseen:
             raise StaleCredential(
                 "this login's refresh token was presented twice without an answer; sign in to "
                 "Claude again for a new one"
