@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from django.conf import settings
 from django.db import connection
 
+from tokens import epoch, outside
 from tokens.errors import RateLimited, VaultError
 from tokens.models import Cause, Outcome, RefreshAttempt
 from tokens.prepared import Prepared
@@ -40,6 +41,8 @@ _room = threading.BoundedSemaphore(max(1, settings.OAUTHVAULT_WEB_THREADS // 2))
 _room_to_claim = threading.BoundedSemaphore(max(1, settings.OAUTHVAULT_WEB_THREADS // 4))
 # Seconds for which those who wait with a refused one may still ask why.
 _REMEMBERED = 60.0
+# Seconds that a process which is about to claim has for it, before others claim as well.
+_A_MOMENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class _Refused:
 class _Work:
     """A claim on its way to a thread of the pool: carried out or given back, never both."""
 
-    def __init__(self, claim: Claim) -> None:
-        self.claim = claim
+    def __init__(self, claim: Claim, announced: str | None) -> None:
+        self.claim, self.announced = claim, announced
         self._lock = threading.Lock()
         self._taken = False
 
@@ -77,27 +80,27 @@ def waiting_place() -> Iterator[bool]:
             _room.release()
 
 
-def begin(*, tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str) -> None:
+def begin(*, tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str) -> bool:
     """Have the credential refreshed, once, however many ask in this process.
 
-    Claimed here and now, by the connection that the caller has anyway (of four processes
-    that are asked at once, three would open one to find that they come too late); asked and
-    saved in the background. Another process may hold the lease; then nothing is begun. Nor
-    is anything while too many threads are claiming: their callers come back in a moment.
+    Claimed here and now, by the connection that the caller has anyway; asked and saved in
+    the background. Another process may hold the lease; then nothing is begun. Nor is
+    anything while too many threads are claiming: their callers come back in a moment.
+    True: another process is about to claim, and is waited for (`wait_until_landed`).
     Raises as `tokens.refresh.refresh` does where nothing can be claimed.
     """
     if not _room_to_claim.acquire(blocking=False):
-        return
+        return False
     try:
-        _begin(tenant_id, credential_id, generation, cause, actor)
+        return _begin(tenant_id, credential_id, generation, cause, actor)
     finally:
         _room_to_claim.release()
 
 
-def _begin(tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str) -> None:
+def _begin(tenant_id: int, credential_id: int, generation: int, cause: Cause, actor: str) -> bool:
     with _lock:
         if credential_id in _begun:
-            return
+            return False
         for old in [
             each for each, kept in _refusals.items() if kept.at < time.monotonic() - _REMEMBERED
         ]:
@@ -106,10 +109,13 @@ def _begin(tenant_id: int, credential_id: int, generation: int, cause: Cause, ac
         if of_tenant >= _MOST_OF_ONE_TENANT or len(_begun) >= _MOST_AT_ONCE:
             # Their callers are told to come back in a moment. Nothing waits in a line: a
             # process that is told to end claims nothing new.
-            return
+            return False
         _begun[credential_id] = tenant_id
-    handed_on = False
+    handed_on, announced = False, None
     try:
+        announced = _announce(credential_id, generation)
+        if announced == "":
+            return True
         claim = claim_refresh(
             tenant_id=tenant_id,
             credential_id=credential_id,
@@ -118,7 +124,7 @@ def _begin(tenant_id: int, credential_id: int, generation: int, cause: Cause, ac
             generation=generation,
         )
         if claim is not None:
-            handed_on = _hand_on(claim)
+            handed_on = _hand_on(claim, announced)
     except VaultError as refusal:
         with _lock:
             # For those who wait with us. A copy has none of the frames, which hold what a
@@ -128,6 +134,33 @@ def _begin(tenant_id: int, credential_id: int, generation: int, cause: Cause, ac
     finally:
         if not handed_on:
             _ended(credential_id)
+            _take_back(announced)
+    return False
+
+
+def _announce(credential_id: int, generation: int) -> str | None:
+    """Tell the other processes that this one is about to claim: under which name in Redis. Empty
+    if another has said so a moment ago. None: there is no Redis to tell.
+
+    A courtesy. The claim alone decides who presents the token; of four processes that are
+    asked in one moment three would claim in vain, and whoever asks for another token would
+    wait for that.
+    """
+    if not outside.has_redis():
+        return None
+    name = f"oauthvault:{epoch.vault_id()}:claiming:{credential_id}:{generation}"
+    try:
+        said = outside.in_redis("SET", name, "1", "NX", "PX", int(_A_MOMENT * 1000))
+    except outside.Unreachable:
+        return None
+    return name if said is not None else ""
+
+
+def _take_back(announced: str | None) -> None:
+    """Nothing was claimed, or it is over: whoever comes next need not wait for it."""
+    if announced:
+        with suppress(outside.Unreachable):
+            outside.in_redis("DEL", announced)
 
 
 def is_begun(credential_id: int) -> bool:
@@ -177,26 +210,34 @@ def refusal_of(credential_id: int, *, cause: Cause, since: float) -> VaultError 
     return copy.copy(kept.refusal)
 
 
-def wait_until_landed(*, tenant_id: int, credential_id: int, now: float, seconds: float) -> bool:
+def wait_until_landed(
+    *, tenant_id: int, credential_id: int, now: float, seconds: float, announced: bool = False
+) -> bool:
     """Wait for the refresh under way; whether it ended within ``seconds``.
 
+    ``announced``: another process is about to claim it (`begin`), and has a moment for that.
     Asks the database 25 ms to 250 ms apart, with jitter. Call it inside a
     `waiting_place` only.
     """
-    ends = time.monotonic() + seconds
+    begun = time.monotonic()
+    ends = begun + seconds
+    seen_by = begun + _A_MOMENT if announced else begun
     pause = _SHORTEST_POLL
-    while is_under_way(tenant_id=tenant_id, credential_id=credential_id, since=now):
+    while True:
+        if is_under_way(tenant_id=tenant_id, credential_id=credential_id, since=now):
+            seen_by = begun
+        elif time.monotonic() >= seen_by:
+            return True
         left = ends - time.monotonic()
         if left <= 0:
             return False
         time.sleep(min(left, pause * random.uniform(0.8, 1.2)))  # noqa: S311  spreads load
         pause = min(pause * 1.5, _LONGEST_POLL)
-    return True
 
 
-def _hand_on(claim: Claim) -> bool:
+def _hand_on(claim: Claim, announced: str | None) -> bool:
     """Whether a thread of the pool carries it out."""
-    work = _Work(claim)
+    work = _Work(claim, announced)
     try:
         _pool.submit(_carry_out, work)
     except RuntimeError:
@@ -220,6 +261,7 @@ def _carry_out(work: _Work) -> None:
     finally:
         connection.close()
         _ended(claim.credential.pk)
+        _take_back(work.announced)
 
 
 def _ended(credential_id: int) -> None:

@@ -350,9 +350,10 @@ def _await_refresh(
     tenant, began = credential.tenant, time.monotonic()
     # Where the row says that another process is at it, nothing is begun here: a thousand who
     # ask would be a thousand claims in vain.
+    announced = False
     if not credential.lease_in_force(now=now) and not flight.is_begun(credential.pk):
         # A refusal is said at once to everybody, and not only to those who find a place to wait.
-        flight.begin(
+        announced = flight.begin(
             tenant_id=tenant.pk,
             credential_id=credential.pk,
             generation=credential.generation,
@@ -365,6 +366,7 @@ def _await_refresh(
             credential_id=credential.pk,
             now=now,
             seconds=max(0.0, min(wait, LONGEST_WAIT)),
+            announced=announced,
         )
     if not landed:
         raise _in_progress()

@@ -18,8 +18,18 @@ from oauthvault.celery import app
 from tests.api.conftest import Answer, Caller, in_threads
 from tests.conftest import Store
 from tests.simulator import Simulator
-from tokens import flight, handouts, vault
-from tokens.models import AuditEvent, HandOut, OAuthCredential, Standing, Tenant
+from tests.vault.test_refresh import refresh_one
+from tokens import epoch, flight, handouts, outside, vault
+from tokens.models import (
+    AuditEvent,
+    HandOut,
+    OAuthCredential,
+    Outcome,
+    Standing,
+    Tenant,
+    Upstream,
+)
+from tokens.refresh import gate
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -374,6 +384,61 @@ def test_a_generation_is_a_whole_number(ask: Caller, acme_key: str, generation: 
     answer = rejected(ask, acme_key, generation)
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert list(answer.json["errors"]) == ["generation"]
+
+
+@pytest.fixture
+def expired(acme: Tenant, store: Store, upstream: Simulator) -> OAuthCredential:
+    return store(acme, "alice", upstream.new_login("alice", expires_in=-10))
+
+
+@pytest.fixture
+def announced(expired: OAuthCredential) -> str:
+    """Another process has said that it is about to claim this refresh."""
+    if not outside.has_redis():
+        pytest.skip("needs Redis, which the PostgreSQL pass has")
+    name = f"oauthvault:{epoch.vault_id()}:claiming:{expired.pk}:{expired.generation}"
+    outside.in_redis("SET", name, "1", "PX", 500)
+    return name
+
+
+@pytest.mark.usefixtures("announced")
+def test_who_asks_while_another_process_is_about_to_claim_waits_for_its_refresh(
+    ask: Caller, acme_key: str, expired: OAuthCredential, upstream: Simulator
+) -> None:
+    upstream.latency_ms = 200
+    answers: list[Answer] = []
+
+    def ask_for_it() -> None:
+        answers.append(token(ask, acme_key))
+        connection.close()
+
+    caller = threading.Thread(target=ask_for_it)
+    caller.start()
+    assert refresh_one(expired) == Outcome.REFRESHED
+    caller.join()
+    assert answers[0].json["access_token"] == upstream.current_login("alice").access_token
+    assert upstream.counts.token_calls == 1
+
+
+def test_a_process_that_dies_before_its_claim_keeps_others_for_a_moment_only(
+    ask: Caller, acme_key: str, announced: str, upstream: Simulator
+) -> None:
+    told = token(ask, acme_key)
+    assert (told.status, told.code) == (503, "refresh_in_progress")
+    assert upstream.counts.token_calls == 0
+    outside.in_redis("DEL", announced)  # As it goes by itself, after half a second.
+    assert token(ask, acme_key).status == 200
+
+
+def test_a_claim_that_is_refused_keeps_nobody_waiting(
+    ask: Caller, acme_key: str, expired: OAuthCredential
+) -> None:
+    gate.close_for(60, now=time.time())
+    for _ in range(2):
+        told = token(ask, acme_key)
+        assert (told.status, told.code) == (429, "upstream_rate_limited")
+    Upstream.objects.all().delete()
+    assert token(ask, acme_key).status == 200
 
 
 def test_a_generation_that_never_was_is_refused_by_name_and_refreshes_nothing(
