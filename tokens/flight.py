@@ -35,6 +35,7 @@ _pool = ThreadPoolExecutor(max_workers=_MOST_AT_ONCE, thread_name_prefix="refres
 _lock = threading.Lock()
 _begun: dict[int, int] = {}  # credential, tenant
 _refusals: dict[int, "_Refused"] = {}
+_seen: dict[int, float] = {}  # credential, when its refresh was seen under way
 _room = threading.BoundedSemaphore(max(1, settings.OAUTHVAULT_WEB_THREADS // 2))
 # A claim waits for locks, if only for moments: of the other half of the threads some stay
 # free of it too.
@@ -105,6 +106,8 @@ def _begin(tenant_id: int, credential_id: int, generation: int, cause: Cause, ac
             each for each, kept in _refusals.items() if kept.at < time.monotonic() - _REMEMBERED
         ]:
             del _refusals[old]
+        for old in [each for each, at in _seen.items() if at < time.monotonic() - _REMEMBERED]:
+            del _seen[old]
         of_tenant = sum(holder == tenant_id for holder in _begun.values())
         if of_tenant >= _MOST_OF_ONE_TENANT or len(_begun) >= _MOST_AT_ONCE:
             # Their callers are told to come back in a moment. Nothing waits in a line: a
@@ -171,17 +174,28 @@ def is_begun(credential_id: int) -> bool:
 
 def is_under_way(*, tenant_id: int, credential_id: int, since: float) -> bool:
     """Whether a refresh that began no longer ago than its lease is without an outcome,
-    here or in any other process."""
-    return (
-        is_begun(credential_id)
-        or _IN_FLIGHT.first(
-            tenant_id=tenant_id,
-            credential_id=credential_id,
-            earliest=since - settings.REFRESH_LEASE,
-            latest=since + settings.CLOCK_SLACK,
-        )
-        is not None
+    here or in any other process.
+
+    Those who wait together look together: what one thread has seen under way counts for the
+    others until the shortest pause between two looks is over.
+    """
+    if is_begun(credential_id):
+        return True
+    with _lock:
+        if _seen.get(credential_id, -_SHORTEST_POLL) > time.monotonic() - _SHORTEST_POLL:
+            return True
+    found = _IN_FLIGHT.first(
+        tenant_id=tenant_id,
+        credential_id=credential_id,
+        earliest=since - settings.REFRESH_LEASE,
+        latest=since + settings.CLOCK_SLACK,
     )
+    with _lock:
+        if found is None:
+            _seen.pop(credential_id, None)
+        else:
+            _seen[credential_id] = time.monotonic()
+    return found is not None
 
 
 _IN_FLIGHT = Prepared(
