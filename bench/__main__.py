@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import hand_outs, sealing
+from bench import hand_outs, hook, sealing
 from bench.ratio import compare
 
 
@@ -24,7 +24,7 @@ def main() -> None:
 
     figures = []
     with tempfile.TemporaryDirectory(prefix="oauthvault-bench-") as folder:
-        for measure in (sealing.measure, hand_outs.measure):
+        for measure in (sealing.measure, hand_outs.measure, hook.measure):
             for figure in measure(
                 Path(folder),
                 lambda *what: compare(*what, rounds=options.rounds, seconds=options.seconds),
