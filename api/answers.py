@@ -14,6 +14,7 @@ from tokens.diagnosis import describe_problem
 from tokens.importing import ImportResult
 from tokens.listing import Page
 from tokens.models import OAuthCredential
+from tokens.own_settings import governing
 from tokens.statistics import Statistics
 from tokens.vault import HandOut, Identity, Revocation
 
@@ -39,9 +40,7 @@ def stored(credential: OAuthCredential, *, now: float) -> Json:
         "scopes": credential.scopes,
         "is_max": credential.is_max,
         "refresh_count": credential.refresh_count,
-        "auto_refresh_enabled": (
-            credential.tenant.refreshes_ahead and credential.has_refresh_token
-        ),
+        "auto_refresh_enabled": (credential.refreshes_ahead and credential.has_refresh_token),
         "needs_refresh": credential.needs_refresh(now=now),
         "status": credential.status(now=now).value,
         "last_used": credential.last_used,
@@ -93,6 +92,16 @@ def etag(handed_out: HandOut) -> str:
     credential = handed_out.credential
     name = f"{credential.tenant_id}.{credential.pk}.{handed_out.generation}"
     return f'"{salted_hmac("oauthvault.etag", name, algorithm="sha256").hexdigest()[:32]}"'
+
+
+def settings(credential: OAuthCredential) -> Json:
+    found = governing(credential)
+    return {
+        "user_id": credential.user_id,
+        "own": found.own,
+        "effective": found.effective,
+        "governed_by": found.governed_by,
+    }
 
 
 def identity(found: Identity) -> Json:

@@ -8,7 +8,8 @@ from typing import Any
 from rest_framework import serializers
 
 from api.bodies import refuse_unknown
-from tokens.models import Status
+from tokens.models import Backoff, Status
+from tokens.tenants import LONGEST_THRESHOLD, MOST_RETRIES
 
 LONGEST_TOKEN = 8192
 _LARGEST_GENERATION = 2**63 - 1
@@ -31,6 +32,51 @@ class _WholeNumber(serializers.IntegerField):
         if type(data) is not int:
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class _Switch(serializers.BooleanField):
+    """JSON's true or false: no text, no number."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if type(data) is not bool:
+            self.fail("invalid")
+        return data
+
+
+class OwnSettings(_Request):
+    """How one credential is refreshed. Null, or left out: as its tenant is set."""
+
+    auto_refresh = _Switch(
+        allow_null=True,
+        required=False,
+        default=None,
+        help_text="Refresh ahead of expiry. True switches on nothing that the tenant or the "
+        "deployment has switched off.",
+    )
+    refresh_threshold = _WholeNumber(
+        min_value=1,
+        max_value=LONGEST_THRESHOLD,
+        allow_null=True,
+        required=False,
+        default=None,
+        help_text="Seconds before expiry at which the token is refreshed.",
+    )
+    max_retries = _WholeNumber(
+        min_value=0,
+        max_value=MOST_RETRIES,
+        allow_null=True,
+        required=False,
+        default=None,
+        help_text="Quick retries inside one refresh, when the authorization server fails.",
+    )
+    retry_backoff = serializers.ChoiceField(
+        choices=Backoff.choices,
+        allow_null=True,
+        required=False,
+        default=None,
+        error_messages={"invalid_choice": f"must be one of {', '.join(Backoff.values)}"},
+        help_text="How the pauses between them grow.",
+    )
 
 
 class RejectedRequest(_Request):
@@ -131,6 +177,23 @@ class Token(serializers.Serializer[Any]):
     )
     headers = serializers.DictField(
         child=serializers.CharField(), help_text="Must go with the token in every request."
+    )
+
+
+class EffectiveSettings(serializers.Serializer[Any]):
+    auto_refresh = serializers.BooleanField()
+    refresh_threshold = serializers.IntegerField(min_value=1)
+    max_retries = serializers.IntegerField(min_value=0)
+    retry_backoff = serializers.ChoiceField(choices=Backoff.choices)
+
+
+class GoverningSettings(serializers.Serializer[Any]):
+    user_id = serializers.CharField()
+    own = OwnSettings(help_text="What is set for this credential.")
+    effective = EffectiveSettings(help_text="What is done.")
+    governed_by = serializers.DictField(
+        child=serializers.CharField(),
+        help_text="Whose setting each is: `credential`, `tenant` or `deployment`.",
     )
 
 

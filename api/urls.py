@@ -18,6 +18,7 @@ urlpatterns = [
     *_address("auth/claude/status", credential.StatusView, "status"),
     *_address("auth/claude/refresh", credential.RefreshView, "refresh"),
     *_address("auth/claude/revoke", credential.RevokeView, "revoke"),
+    *_address("auth/claude/settings", credential.SettingsView, "settings"),
     *_address("auth/claude/health", service.HealthView, "health"),
     *_address("auth/claude/stats", service.StatsView, "stats"),
     *_address("auth/claude/token", token.TokenView, "token"),

@@ -38,7 +38,7 @@ from tokens.models import (
     Standing,
     Tenant,
 )
-from tokens.refresh.schedule import due_time
+from tokens.refresh.schedule import due_time, unless_switched_off
 
 logger = logging.getLogger(__name__)
 
@@ -216,9 +216,7 @@ def _release_one(credential: OAuthCredential, *, now: float) -> bool:
     ended = spent or credential.problem in _ENDED
     due = None
     if not ended and credential.has_refresh_token:
-        due = due_time(
-            expires_at=credential.expires_at, threshold=credential.tenant.threshold, now=now
-        )
+        due = due_time(expires_at=credential.expires_at, threshold=credential.threshold, now=now)
         due = max(due, int(now + random.uniform(0, _SPREAD)))  # noqa: S311  spreads load
     return bool(
         OAuthCredential.objects.filter(
@@ -228,7 +226,7 @@ def _release_one(credential: OAuthCredential, *, now: float) -> bool:
             generation=credential.generation,
         ).update(
             standing=Standing.REAUTHORIZATION_REQUIRED if ended else Standing.ACTIVE,
-            refresh_due_at=due,
+            refresh_due_at=unless_switched_off(due),
             released_at=now,
             problem=Problem.ANSWER_LOST if spent else credential.problem,
         )

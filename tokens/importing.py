@@ -25,7 +25,7 @@ from tokens.models import (
     Tenant,
     TokenFingerprint,
 )
-from tokens.refresh.schedule import due_time
+from tokens.refresh.schedule import next_due
 
 # Where the file does not say when the login ends: what the public sources report.
 _USUAL_LOGIN_LIFE = 27 * 86_400
@@ -220,9 +220,7 @@ def _correct(credential: OAuthCredential, offered: ImportedCredential, *, now: f
         and credential.refresh_due_at is not None
         and not credential.consecutive_failures
     ):
-        credential.refresh_due_at = due_time(
-            expires_at=offered.expires_at, threshold=credential.tenant.threshold, now=now
-        )
+        credential.refresh_due_at = next_due(credential, now=now)
     credential.save(update_fields=[*changed, "refresh_due_at", "announce_at", "updated_at"])
     return True
 
@@ -257,11 +255,8 @@ def _fill(
     credential.problem, credential.problem_at = Problem.NONE, None
     credential.login_since = now
     credential.login_expires_at, credential.login_expiry_is_estimate = None, False
-    credential.refresh_due_at = None
+    credential.refresh_due_at = next_due(credential, now=now)
     if offered.refresh_token is not None:
-        credential.refresh_due_at = due_time(
-            expires_at=offered.expires_at, threshold=tenant.threshold, now=now
-        )
         credential.login_expires_at = offered.login_expires_at or int(now) + _USUAL_LOGIN_LIFE
         credential.login_expiry_is_estimate = offered.login_expires_at is None
     credential.announce_at = endings.next_announcement(ends_at=endings.ends_at(credential), now=now)

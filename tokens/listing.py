@@ -52,6 +52,8 @@ def renewable() -> Q:
     """Whether the vault renews it by itself: `has_refresh_token` and `refreshes_ahead`."""
     if not settings.CLAUDE_OAUTH_AUTO_REFRESH:
         return Q(pk__isnull=True)
-    return Q(refresh_token_encrypted__isnull=False) & (
-        Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True)
+    return (
+        Q(refresh_token_encrypted__isnull=False)
+        & (Q(auto_refresh=None) | Q(auto_refresh=True))
+        & (Q(tenant__auto_refresh=None) | Q(tenant__auto_refresh=True))
     )

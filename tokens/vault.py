@@ -52,6 +52,7 @@ from tokens.models import (
     TokenKind,
 )
 from tokens.prepared import Prepared
+from tokens.refresh import gate
 from tokens.refresh.claim import refuse_second_forced_refresh
 from tokens.refresh.schedule import FLOOR
 from tokens.secret import AccessToken, RefreshToken
@@ -258,7 +259,7 @@ def _hand_out(credential: OAuthCredential, *, actor: str, now: float) -> HandOut
         expires_at=credential.expires_at,
         generation=credential.generation,
         refresh_due=(
-            credential.tenant.refreshes_ahead
+            credential.refreshes_ahead
             and credential.is_due(now=now)
             and credential.can_refresh()
             and not credential.lease_in_force(now=now)
@@ -323,7 +324,7 @@ def _refreshed_for_request(
         raise Suspended(describe_problem(credential, now=now) or "suspended")
     if credential.standing != Standing.ACTIVE:
         _refuse_unrefreshable(credential, now=now)
-    if not credential.has_refresh_token or not credential.tenant.refreshes_ahead:
+    if not credential.has_refresh_token or not credential.refreshes_ahead:
         raise TokenExpired("OAuth token expired. " + (describe_problem(credential, now=now) or ""))
     _refuse_unrefreshable(credential, now=now)
     backing_off = (
@@ -424,7 +425,7 @@ def _refusal(credential: OAuthCredential, *, now: float) -> VaultError:
         return refusal
     sentence = describe_problem(credential, now=now)
     detail = f"Failed to refresh token. {sentence or ''}".strip()
-    due = credential.refresh_due_at
+    due = _heard_again_at(credential, now=now)
     later = max(1.0, due - now) if due is not None else None
     if credential.problem == Problem.RATE_LIMITED:
         if later is not None:
@@ -447,6 +448,14 @@ def _refusal(credential: OAuthCredential, *, now: float) -> VaultError:
             return _in_progress()
         return UpstreamUnavailable(detail, retry_after=later)
     return UpstreamError(detail, retry_after=later)
+
+
+def _heard_again_at(credential: OAuthCredential, *, now: float) -> float | None:
+    """When a request for its refresh may have another answer; None: nobody knows."""
+    if credential.refresh_due_at is not None or credential.problem_at is None:
+        return credential.refresh_due_at
+    # Its own switch is off: nothing is planned, and the next demand is what tries it again.
+    return max(credential.problem_at + _DEMAND_FLOOR, gate.look(now=now).closed_until)
 
 
 def _refuse_unrefreshable(credential: OAuthCredential, *, now: float) -> None:

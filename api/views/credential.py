@@ -12,7 +12,7 @@ from api.bodies import StrictJSONParser, expect_no_fields
 from api.keys import Scope
 from api.preferences import wait_preferred
 from api.views.base import VaultView
-from tokens import clock, listing, vault
+from tokens import clock, listing, own_settings, vault
 from tokens.models import Status
 
 # For requests without fields: a form of no fields is as good as no body.
@@ -94,6 +94,56 @@ class RevokeView(VaultView):
             tenant=caller.tenant, user_id=user_id, actor=caller.actor, now=clock.now()
         )
         return Response(answers.revoked(revocation))
+
+
+class SettingsView(VaultView):
+    """Of one credential: how its refreshes are done. Its person has no say in it."""
+
+    required_scopes: ClassVar = {"GET": Scope.STATUS_READ, "PUT": Scope.TOKEN_WRITE}
+    service_keys_only = True
+
+    @extend_schema(
+        operation_id="settings",
+        summary="Show how a credential is refreshed",
+        parameters=[openapi.USER],
+        responses={
+            200: serializers.GoverningSettings,
+            **openapi.refusals(*openapi.FOR_USER, "no_token"),
+        },
+    )
+    def get(self, request: Request) -> Response:
+        """What it has of its own, what is done, and whose setting that is. For service keys."""
+        credential = own_settings.describe_settings(
+            tenant=self.caller().tenant, user_id=self.user_id()
+        )
+        return Response(answers.settings(credential))
+
+    @extend_schema(
+        operation_id="set_settings",
+        summary="Set how a credential is refreshed",
+        parameters=[openapi.USER],
+        request=serializers.OwnSettings,
+        responses={
+            200: serializers.GoverningSettings,
+            **openapi.refusals(
+                *openapi.FOR_USER, "invalid_json", "no_token", "unsupported_media_type"
+            ),
+        },
+    )
+    def put(self, request: Request) -> Response:
+        """All four at once: what is null or left out is as the tenant is set. They stay through
+        refreshes and new logins of the user. For service keys."""
+        caller, user_id = self.caller(), self.user_id()
+        wanted = serializers.OwnSettings(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        credential = own_settings.set_own_settings(
+            tenant=caller.tenant,
+            user_id=user_id,
+            actor=caller.actor,
+            now=clock.now(),
+            **wanted.validated_data,
+        )
+        return Response(answers.settings(credential))
 
 
 class CredentialsView(VaultView):

@@ -13,9 +13,10 @@ from tokens import endings, statistics, vault
 from tokens.admin import dashboard, facts
 from tokens.encryption import generate_kek
 from tokens.endings import DAY
-from tokens.errors import VaultError
+from tokens.errors import TokenExpired, VaultError
 from tokens.listing import status_in_sql
 from tokens.models import Deployment, OAuthCredential, Standing, Tenant, Upstream
+from tokens.own_settings import set_own_settings
 from tokens.secret import EncryptionKey
 from tokens.tenants import suspend_tenant
 
@@ -37,6 +38,33 @@ def test_they_agree_whether_or_not_tokens_are_refreshed_ahead(
     settings.CLAUDE_OAUTH_AUTO_REFRESH = refreshes_ahead
     Tenant.objects.filter(pk=cast.globex.pk).update(auto_refresh=False)
     test_the_database_and_the_model_agree_on_every_status(cast)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_switched_off_for_one_credential_counts_for_that_one(
+    upstream: Simulator, cast: Cast, root: Client
+) -> None:
+    """judith's token has ended, and a request would have it refreshed."""
+    now = time.time()
+    for person in ("judith", "zoe@example.com"):
+        set_own_settings(
+            tenant=cast[person].tenant, user_id=person, actor="test", now=now, auto_refresh=False
+        )
+    test_the_database_and_the_model_agree_on_every_status(cast)
+    stopped = OAuthCredential.objects.filter(facts.cannot_work(now=now))
+    assert "judith" in set(stopped.values_list("user_id", flat=True))
+    with pytest.raises(TokenExpired):
+        vault.issue_access_token(
+            tenant=cast.globex, user_id="judith", actor="test", wait=0, now=now
+        )
+    stopping = OAuthCredential.objects.filter(facts.will_stop(now=now))
+    assert "zoe@example.com" in set(stopping.values_list("user_id", flat=True))
+    page = root.get(f"/admin/tokens/oauthcredential/{cast['judith'].pk}/change/").content.decode()
+    assert "auto_refresh off" in page
+    assert "automatic refresh is off" in page
+    assert "Refresh settings by test" in page
+    other = root.get(f"/admin/tokens/oauthcredential/{cast['alice'].pk}/change/").content.decode()
+    assert "none: as its tenant is set" in other
 
 
 @pytest.mark.django_db(transaction=True)

@@ -50,6 +50,7 @@ class Scene:
             None,
             {},
             {"generation": 1},
+            {"refresh_threshold": 600},
             {"access_token": self.login.access_token},
             {"access_token": self.login.refresh_token},
             self.login.credentials_file(),

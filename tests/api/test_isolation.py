@@ -17,6 +17,8 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "refresh", None),
     ("POST", "token/rejected", {"generation": 1}),
     ("DELETE", "revoke", None),
+    ("GET", "settings", None),
+    ("PUT", "settings", {"refresh_threshold": 600}),
 ]
 
 

@@ -431,6 +431,8 @@ def test_every_address_is_described_with_its_problems(schema: dict[str, object])
         "GET /auth/claude/status",
         "POST /auth/claude/refresh",
         "DELETE /auth/claude/revoke",
+        "GET /auth/claude/settings",
+        "PUT /auth/claude/settings",
         "GET /auth/claude/health",
         "GET /auth/claude/stats",
         "GET /auth/claude/token",

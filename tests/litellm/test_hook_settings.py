@@ -56,6 +56,17 @@ def test_the_refresh_strategy_of_the_document_is_read() -> None:
     ).refresh
     assert (refresh.enabled, refresh.threshold) == (True, 300)
     assert (refresh.max_retries, refresh.retry_backoff) == (3, "exponential")
+    assert refresh.asked() == {
+        "auto_refresh": True, "refresh_threshold": 300, "max_retries": 3,
+        "retry_backoff": "exponential",
+    }  # fmt: skip
+
+
+def test_of_the_refreshes_only_what_the_block_says_is_asked_for() -> None:
+    assert read().refresh.asked() == {}
+    assert read(auto_refresh=False).refresh.asked() == {"auto_refresh": False}
+    both = read(refresh_threshold="600", auto_refresh={"max_retries": 0}).refresh
+    assert both.asked() == {"refresh_threshold": 600, "max_retries": 0}
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
@@ -123,6 +134,10 @@ def test_hosts_are_names_without_regard_to_case() -> None:
         ({"cache_seconds": "ten"}, "claude_oauth.cache_seconds"),
         ({"wait_seconds": float("inf")}, "claude_oauth.wait_seconds"),
         ({"refresh_threshold": True}, "claude_oauth.refresh_threshold must be a whole number"),
+        ({"refresh_threshold": 0}, "claude_oauth.refresh_threshold must be a whole number from 1"),
+        ({"refresh_threshold": 86_401}, "from 1 to 86400, not 86401"),
+        ({"auto_refresh": {"threshold": 0}}, "claude_oauth.auto_refresh.threshold must be"),
+        ({"auto_refresh": {"max_retries": 11}}, "a whole number from 0 to 10, not 11"),
         ({"auto_refresh": {"retry_backoff": "random"}}, "exponential, linear or fixed"),
         ({"auto_refresh": {"threshold": 1}, "refresh_threshold": 2}, "keep one of them"),
         ({"allowed_hosts": ["https://api.anthropic.com"]}, "without scheme, port or path"),

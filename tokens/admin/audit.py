@@ -65,6 +65,7 @@ class ActionFilter(DropdownFilter):
             ("refresh", gettext_lazy("refresh")),
             ("rejected", gettext_lazy("401 reported")),
             ("login_ending", gettext_lazy("end of login announced")),
+            ("refresh_settings", gettext_lazy("refresh settings")),
             ("revoke", gettext_lazy("revoke")),
             ("suspend", gettext_lazy("suspend")),
             ("resume", gettext_lazy("resume")),

@@ -14,7 +14,7 @@ from kombu.exceptions import KombuError
 from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
 from unfold.views import ChangeList
 
-from tokens import clock, endings, vault
+from tokens import clock, endings, own_settings, vault
 from tokens.admin import facts
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.timeline import busy_minutes, timeline_of
@@ -331,7 +331,13 @@ class CredentialAdmin(ActingModelAdmin):
     fieldsets = (
         (
             gettext_lazy("Access token"),
-            {"fields": (("expiry", "next_refresh"), ("generation", "refresh_count"))},
+            {
+                "fields": (
+                    ("expiry", "next_refresh"),
+                    ("generation", "refresh_count"),
+                    ("own_refresh_settings",),
+                )
+            },
         ),
         (
             gettext_lazy("Login"),
@@ -490,11 +496,15 @@ class CredentialAdmin(ActingModelAdmin):
 
     @admin.display(description=gettext_lazy("next refresh"))
     def next_refresh(self, credential: OAuthCredential) -> SafeString | str:
+        if credential.can_refresh() and not credential.refreshes_ahead:
+            return _("automatic refresh is off")
         if credential.refresh_due_at is None:
             return _("none planned")
-        if not credential.tenant.refreshes_ahead:
-            return _("automatic refresh is off")
         return moment(credential.refresh_due_at, now=facts.of(credential).now)
+
+    @admin.display(description=gettext_lazy("refresh settings of its own"))
+    def own_refresh_settings(self, credential: OAuthCredential) -> str:
+        return own_settings.in_words(credential) or _("none: as its tenant is set")
 
     @admin.display(description=gettext_lazy("refresh token"))
     def refresh_token_held(self, credential: OAuthCredential) -> str:

@@ -140,7 +140,7 @@ def _stopped(credential: OAuthCredential, now: float) -> dict[str, Any]:
 def _stopping(credential: OAuthCredential, now: float) -> dict[str, Any]:
     told = facts.of(credential)
     why = told.warning or told.problem or ""
-    if credential.can_refresh() and not credential.tenant.refreshes_ahead:
+    if credential.can_refresh() and not credential.refreshes_ahead:
         why = _("Automatic refresh is off: refresh it by hand before then.")
     return _person(credential, why) | {"until": moment(facts.until(credential), now=now)}
 
@@ -157,7 +157,7 @@ def _person(credential: OAuthCredential, why: str) -> dict[str, Any]:
 def _expiry(credential: OAuthCredential, now: float) -> dict[str, Any]:
     renewed = (
         credential.refresh_due_at is not None
-        and credential.tenant.refreshes_ahead
+        and credential.refreshes_ahead
         and credential.can_refresh()
     )
     return {

@@ -163,7 +163,7 @@ def until(credential: OAuthCredential) -> int | None:
     renewed = (
         credential.standing == Standing.ACTIVE
         and credential.has_refresh_token
-        and credential.tenant.refreshes_ahead
+        and credential.refreshes_ahead
     )
     return credential.login_expires_at if renewed else credential.expires_at
 

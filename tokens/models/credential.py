@@ -9,7 +9,7 @@ from django.db.models.expressions import Combinable
 
 from tokens.models.keys import DataKey
 from tokens.models.scoped import OfTenant, ScopedManager, ScopedQuerySet, Unscoped
-from tokens.models.tenant import Tenant
+from tokens.models.tenant import Backoff, Tenant
 
 
 class Standing(models.TextChoices):
@@ -129,6 +129,14 @@ class OAuthCredential(OfTenant):
     # When to say next that the login ends for good (`tokens.endings`); null: said, or far off.
     announce_at = models.BigIntegerField(null=True, editable=False)
 
+    # What this credential has of its own; null: as its tenant is set. `tokens.own_settings`.
+    auto_refresh = models.BooleanField(null=True, editable=False)
+    refresh_threshold = models.PositiveIntegerField(null=True, editable=False)
+    max_retries = models.PositiveSmallIntegerField(null=True, editable=False)
+    retry_backoff = models.CharField(  # noqa: DJ001  null says what it says in the others
+        max_length=16, choices=Backoff, null=True, editable=False
+    )
+
     objects = _CredentialManager()
     unscoped = Unscoped()
 
@@ -177,6 +185,10 @@ class OAuthCredential(OfTenant):
                 | Q(refresh_token_encrypted__isnull=False, standing=Standing.ACTIVE),
                 name="only_what_can_be_refreshed_is_due",
             ),
+            models.CheckConstraint(
+                condition=Q(refresh_due_at=None) | Q(auto_refresh=None) | Q(auto_refresh=True),
+                name="only_what_is_refreshed_ahead_is_due",
+            ),
         ]
         indexes: ClassVar = [
             # The sweep's query (CredentialQuerySet.due):
@@ -221,6 +233,28 @@ class OAuthCredential(OfTenant):
     @property
     def has_refresh_token(self) -> bool:
         return self.refresh_token_encrypted is not None
+
+    @property
+    def refreshes_ahead(self) -> bool:
+        """Whether it is refreshed without being asked for: deployment, tenant and its own
+        switch must all want it."""
+        return self.tenant.refreshes_ahead and self.auto_refresh is not False
+
+    @property
+    def threshold(self) -> int:
+        """Seconds before expiry at which its token is due for a refresh."""
+        own = self.refresh_threshold
+        return self.tenant.threshold if own is None else own
+
+    @property
+    def retries(self) -> int:
+        """Quick retries inside one refresh, after the first try."""
+        return self.tenant.retries if self.max_retries is None else self.max_retries
+
+    @property
+    def backoff(self) -> Backoff:
+        """How the pauses between them grow."""
+        return Backoff(self.retry_backoff) if self.retry_backoff else self.tenant.backoff
 
     def lease_in_force(self, *, now: float) -> bool:
         return self.lease_until is not None and (now < self.lease_until <= now + longest_lease())
@@ -268,11 +302,11 @@ class OAuthCredential(OfTenant):
             return Status.REFRESHING
         if self.unanswered_presentations:
             return Status.OUTCOME_UNKNOWN
-        renewable = self.has_refresh_token and self.tenant.refreshes_ahead
+        renewable = self.has_refresh_token and self.refreshes_ahead
         if self.expires_in(now=now) == 0 and not renewable:
             return Status.EXPIRED
         return Status.ACTIVE
 
     def needs_refresh(self, *, now: float) -> bool:
         """Whether the token is within its threshold, and something can be done about it."""
-        return self.can_refresh() and self.expires_in(now=now) <= self.tenant.threshold
+        return self.can_refresh() and self.expires_in(now=now) <= self.threshold

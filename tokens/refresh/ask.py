@@ -8,7 +8,7 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from tokens import oauth_client
 from tokens.errors import UpstreamRateLimited, UpstreamUnavailable
-from tokens.models import Backoff, Tenant
+from tokens.models import Backoff
 from tokens.oauth_client import Granted, Refused
 from tokens.refresh import gate
 from tokens.refresh.claim import Claim
@@ -32,15 +32,14 @@ def present(claim: Claim) -> tuple[Granted | Refused, int] | None:
     nobody = _nobody_at_home(claim, ends)
     if nobody is not None:
         return nobody, 0
-    tenant = claim.credential.tenant
     tries = 0
     while True:
         tries += 1
         answer = oauth_client.refresh(claim.refresh_token, deadline=ends - time.monotonic())
         if isinstance(answer, Granted) or not answer.worth_retrying_at_once:
             return answer, tries
-        pause = _pause(tries, tenant)
-        if claim.is_last_chance or tries > tenant.retries:
+        pause = _pause(tries, claim.credential.backoff)
+        if claim.is_last_chance or tries > claim.credential.retries:
             return answer, tries
         if time.monotonic() + pause + 1 > ends:
             return answer, tries
@@ -77,7 +76,7 @@ def _door_was_closed(claim: Claim) -> bool:
     return False
 
 
-def _pause(tries: int, tenant: Tenant) -> float:
+def _pause(tries: int, backoff: Backoff) -> float:
     growth = {Backoff.EXPONENTIAL: 2 ** (tries - 1), Backoff.LINEAR: tries, Backoff.FIXED: 1}
-    factor = growth[tenant.backoff]
+    factor = growth[backoff]
     return float(_RETRY_UNIT * factor * random.uniform(0.5, 1.5))  # noqa: S311  spreads load

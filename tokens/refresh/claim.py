@@ -26,7 +26,7 @@ from tokens.models import (
     Tenant,
 )
 from tokens.refresh import gate, spool
-from tokens.refresh.schedule import second_look
+from tokens.refresh.schedule import second_look, unless_switched_off
 from tokens.refresh.set_back import cut_short
 from tokens.secret import RefreshToken
 
@@ -157,7 +157,9 @@ def claim_credential(
                 taken_until=lease_end,
                 unanswered_presentations=F("unanswered_presentations") + 1,
                 # If this process dies, the sweep finds the credential after the lease.
-                refresh_due_at=second_look(now=now, expires_at=credential.expires_at),
+                refresh_due_at=unless_switched_off(
+                    second_look(now=now, expires_at=credential.expires_at)
+                ),
             )
             if not claimed:
                 return None
@@ -210,6 +212,9 @@ def withdraw(claim: Claim) -> bool:
 def _withdraw(credential: OAuthCredential, lease_id: uuid.UUID) -> bool:
     """Take back a claim whose commit may have gone through although we were told that it
     failed: nothing was sent for it, and it would count as a presentation."""
+    planned = credential.refresh_due_at
+    # Where nothing was and something is by now, it has been switched on again since.
+    as_planned = {} if planned is None else {"refresh_due_at": unless_switched_off(planned)}
     try:
         with transaction.atomic():
             withdrawn = OAuthCredential.objects.filter(
@@ -219,7 +224,7 @@ def _withdraw(credential: OAuthCredential, lease_id: uuid.UUID) -> bool:
                 lease_until=credential.lease_until,
                 taken_until=None,
                 unanswered_presentations=F("unanswered_presentations") - 1,
-                refresh_due_at=credential.refresh_due_at,
+                **as_planned,
             )
             was_there, _ = RefreshAttempt.objects.filter(
                 tenant_id=credential.tenant_id, lease_id=lease_id

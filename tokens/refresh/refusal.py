@@ -115,7 +115,7 @@ def _note_refusal(
         if answer.kind is Refusal.RATE_LIMITED:
             wait = (answer.retry_after or 0.0) + random.uniform(0.5, 5)  # noqa: S311  spreads load
         due = int(now + wait) + 1
-    if current.standing == Standing.ACTIVE:
+    if current.standing == Standing.ACTIVE and current.auto_refresh is not False:
         current.refresh_due_at = due
     current.save()
     return False

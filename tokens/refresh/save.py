@@ -39,7 +39,7 @@ from tokens.refresh.attempt import (
 )
 from tokens.refresh.claim import Claim
 from tokens.refresh.refusal import login_lost, save_refused, say_login_lost
-from tokens.refresh.schedule import due_time
+from tokens.refresh.schedule import next_due
 from tokens.refresh.stray import Fate
 
 logger = logging.getLogger(__name__)
@@ -304,16 +304,8 @@ def _store_pair(
         ends_at=endings.ends_at(current),
         now=now,
     )
-    current.refresh_due_at = (
-        due_time(
-            expires_at=current.expires_at,
-            threshold=claim.credential.tenant.threshold,
-            now=now,
-            lifetime=said.expires_in,
-        )
-        if current.standing == Standing.ACTIVE
-        else None
-    )
+    current.tenant = claim.credential.tenant
+    current.refresh_due_at = next_due(current, now=now, lifetime=said.expires_in)
     clear_lease(current, claim)
     current.save()
     # An IntegrityError: another credential was given the same token in this moment. Nothing

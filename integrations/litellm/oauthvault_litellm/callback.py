@@ -244,5 +244,11 @@ def _warn_about(settings: Settings) -> None:
             "claude_oauth.multi_user is on, so nobody uses the tokens in the block: they are not "
             "given to the vault"
         )
+    if settings.multi_user and (asked := settings.refresh.asked()):
+        logger.warning(
+            "claude_oauth.multi_user is on, and %s in the block would be for the credential of "
+            "user 'default' only: the vault's own settings govern how everybody's is refreshed",
+            ", ".join(asked),
+        )
     if not re.match(r"https:|http://(localhost|127\.|\[::1\])", settings.vault_url):
         logger.warning("claude_oauth.vault_url is not https: tokens travel there in the clear")

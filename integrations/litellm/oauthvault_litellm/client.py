@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from json import dumps
 from types import MappingProxyType
@@ -46,6 +46,26 @@ class AccessToken:
         except (ValueError, TypeError, KeyError, AttributeError):
             # Without the cause: a JSON error carries the document it failed on, token and all.
             raise VaultUnreachable("the vault answered without a token that can be read") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshSettings:
+    """How the vault refreshes one credential, and whose setting each is, by name."""
+
+    effective: Mapping[str, bool | int | str]
+    governed_by: Mapping[str, str]
+
+    @classmethod
+    def from_answer(cls, answer: httpx.Response, names: Iterable[str]) -> Self:
+        try:
+            body = answer.json()
+            effective = {name: body["effective"][name] for name in names}
+            if not all(isinstance(value, bool | int | str) for value in effective.values()):
+                raise TypeError("no setting")
+            governed_by = {name: _text(body["governed_by"][name]) for name in names}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise VaultUnreachable("the vault answered without settings that can be read") from None
+        return cls(effective=effective, governed_by=governed_by)
 
 
 class VaultError(Exception):
@@ -162,6 +182,14 @@ class VaultClient:
             "PUT", "/auth/claude/token", user=user, json=body, headers={"If-None-Match": "*"}
         )
         return answer.status_code == httpx.codes.CREATED
+
+    async def set_refresh(
+        self, user: str, asked: Mapping[str, bool | int | str]
+    ) -> RefreshSettings:
+        """Tells the vault how this user's credential is to be refreshed, and by what it will
+        be. What is not ``asked`` for is as the vault is set."""
+        answer = await self._ask("PUT", "/auth/claude/settings", user=user, json=asked)
+        return RefreshSettings.from_answer(answer, asked)
 
     async def relay(
         self,

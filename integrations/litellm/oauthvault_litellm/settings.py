@@ -17,6 +17,8 @@ from oauthvault_litellm.secret import Secret
 
 DEFAULT_VAULT_URL = "http://127.0.0.1:8000"
 _BACKOFFS = ("exponential", "linear", "fixed")
+# What the vault itself takes for a tenant or a credential.
+_LONGEST_THRESHOLD, _MOST_RETRIES = 86_400, 10
 
 
 class SettingsError(ValueError):
@@ -40,6 +42,16 @@ class RefreshPolicy:
     threshold: int | None = None
     max_retries: int | None = None
     retry_backoff: str | None = None
+
+    def asked(self) -> dict[str, bool | int | str]:
+        """What it says, by the names that the vault has for it too."""
+        said = {
+            "auto_refresh": self.enabled,
+            "refresh_threshold": self.threshold,
+            "max_retries": self.max_retries,
+            "retry_backoff": self.retry_backoff,
+        }
+        return {name: value for name, value in said.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,14 +197,21 @@ class _Reader:
             raise self.wrong(name, f"a number of seconds, {least:g} or more", value)
         return number
 
-    def whole(self, name: str, *, least: int, may_be_missing: bool = False) -> int | None:
+    def whole(
+        self, name: str, *, least: int, most: int | None = None, may_be_missing: bool = False
+    ) -> int | None:
         value = self.raw(name, may_be_missing=may_be_missing)
         if value is None:
             return None
         if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
             value = int(value)
+        right = f"a whole number, {least} or more"
+        if most is not None:
+            right = f"a whole number from {least} to {most}"
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self.wrong(name, f"a whole number, {least} or more", value)
+            raise self.wrong(name, right, value)
+        if most is not None and value > most:
+            raise self.wrong(name, right, value)
         return value
 
     def secret(self, name: str) -> Secret | None:
@@ -243,11 +262,11 @@ def _multi_user(reader: _Reader) -> bool:
 
 def _refresh(reader: _Reader) -> RefreshPolicy:
     value = reader.raw("auto_refresh")
-    threshold = reader.whole("refresh_threshold", least=0)
+    threshold = reader.whole("refresh_threshold", least=1, most=_LONGEST_THRESHOLD)
     if not isinstance(value, Mapping):
         return RefreshPolicy(enabled=reader.optional_boolean("auto_refresh"), threshold=threshold)
     level = reader.level("auto_refresh", value)
-    inner = level.whole("threshold", least=0)
+    inner = level.whole("threshold", least=1, most=_LONGEST_THRESHOLD)
     if threshold is not None and inner is not None and threshold != inner:
         raise SettingsError(
             f"claude_oauth.refresh_threshold is {threshold} and "
@@ -256,7 +275,7 @@ def _refresh(reader: _Reader) -> RefreshPolicy:
     return RefreshPolicy(
         enabled=level.optional_boolean("enabled"),
         threshold=threshold if inner is None else inner,
-        max_retries=level.whole("max_retries", least=0),
+        max_retries=level.whole("max_retries", least=0, most=_MOST_RETRIES),
         retry_backoff=level.choice("retry_backoff", _BACKOFFS),
     )
 

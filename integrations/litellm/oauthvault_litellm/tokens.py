@@ -3,11 +3,17 @@
 import asyncio
 import logging
 
+from oauthvault_litellm.block_settings import BlockSettings
 from oauthvault_litellm.cache import TokenCache
 from oauthvault_litellm.client import AccessToken, VaultClient, VaultError, VaultUnreachable
 from oauthvault_litellm.identity import DEFAULT_USER
 from oauthvault_litellm.secret import Secret
-from oauthvault_litellm.settings import OfferedCredential, Settings, SettingsError
+from oauthvault_litellm.settings import (
+    OfferedCredential,
+    RefreshPolicy,
+    Settings,
+    SettingsError,
+)
 
 logger = logging.getLogger("oauthvault_litellm")
 
@@ -24,6 +30,8 @@ class Tokens:
         self.vault = VaultClient(
             url=settings.vault_url, key=settings.vault_key, wait_seconds=settings.wait_seconds
         )
+        policy = RefreshPolicy() if settings.multi_user else settings.refresh
+        self._block_settings = BlockSettings(policy, self.vault)
         self._cache = TokenCache(
             self.vault,
             cache_seconds=settings.cache_seconds,
@@ -42,13 +50,19 @@ class Tokens:
     def forget(self, user: str) -> None:
         """Something was changed in the vault: ask again at the next request."""
         self._cache.forget(user)
+        self._block_settings.credential_changed()
 
     async def aclose(self) -> None:
         await self.vault.aclose()
 
     async def offer_block(self) -> None:
-        """The tokens of the block are given to the vault, once, before this process asks it
-        anything; at the next question if the vault was away (VaultUnreachable)."""
+        """The tokens of the block are given to the vault, and then its refresh settings: once,
+        before this process asks it anything; at the next question if the vault was away for
+        the tokens (VaultUnreachable)."""
+        await self._offer_tokens()
+        await self._block_settings.send()
+
+    async def _offer_tokens(self) -> None:
         if self._offered is None:
             return
         if self._offering is None:

@@ -2,7 +2,7 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import Any
 
-from tokens import clock
+from tokens import clock, own_settings
 from tokens.diagnosis import describe_problem
 from tokens.errors import NoToken
 from tokens.management.command import (
@@ -43,6 +43,8 @@ class Command(VaultCommand):
             "expires_in": credential.expires_in(now=now),
             "login_expires_at": credential.login_expires_at,
             "login_expiry_is_estimate": credential.login_expiry_is_estimate,
+            "auto_refresh_enabled": credential.refreshes_ahead and credential.has_refresh_token,
+            "refresh_settings": own_settings.own_of(credential),
             "refresh_count": credential.refresh_count,
             "last_refreshed_at": credential.last_refreshed_at,
             "last_used": credential.last_used,
@@ -51,11 +53,13 @@ class Command(VaultCommand):
         if options["json"]:
             self.print_json(facts)
             return
+        # Of its own: where it has none, they are its tenant's.
+        facts["refresh_settings"] = own_settings.in_words(credential) or None
         for name, value in facts.items():
             if value is not None and (name, value) != ("login_expiry_is_estimate", False):
                 exact = name.endswith(("_at", "_used")) and isinstance(value, int)
                 shown = datetime.fromtimestamp(int(value), UTC).isoformat(" ") if exact else value
-                self.say(f"{name.replace('_', ' '):<18} {shown}")
+                self.say(f"{name.replace('_', ' '):<20} {shown}")
 
 
 def _of_the_tenant(tenant: Tenant) -> str | None:
