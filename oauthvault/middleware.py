@@ -12,7 +12,6 @@ from oauthvault.client_address import client_address as address_of_client
 from tokens import isolation
 
 HEADER = "X-Request-ID"
-_DASHBOARD = "/admin/"
 _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="-")
@@ -49,24 +48,6 @@ def isolated(
             return get_response(request)
 
     return middleware
-
-
-def operators(
-    get_response: Callable[[HttpRequest], HttpResponse],
-) -> Callable[[HttpRequest], HttpResponse]:
-    """In the dashboard, an operator is at work for every tenant."""
-
-    def middleware(request: HttpRequest) -> HttpResponse:
-        if not request.path.startswith(_DASHBOARD) or not _is_operator(request):
-            return get_response(request)
-        with isolation.every_tenant():
-            return get_response(request)
-
-    return middleware
-
-
-def _is_operator(request: HttpRequest) -> bool:
-    return bool(request.user.is_active and request.user.is_staff)
 
 
 def client_address(

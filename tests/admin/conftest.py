@@ -1,7 +1,7 @@
 """Operators with and without rights, and credentials in every state, with canary tokens."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,6 +9,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from tests.admin.canaries import Canaries
+from tokens import roles
 from tokens.credential_file import parse_credentials
 from tokens.importing import import_credential
 from tokens.models import (
@@ -141,11 +142,18 @@ def mixed_cast(acme: Tenant, globex: Tenant, canaries: Canaries) -> Cast:
 
 @pytest.fixture
 def staff(db: None) -> Callable[..., Client]:
-    """A signed-in member of staff who has exactly these permissions."""
+    """A signed-in member of staff who has exactly these permissions, for every tenant or for
+    those of ``tenants``."""
 
-    def _staff(*permissions: str, superuser: bool = False) -> Client:
+    def _staff(
+        *permissions: str, superuser: bool = False, tenants: Iterable[Tenant] | None = None
+    ) -> Client:
         name = f"operator-{User.objects.count()}"
         user = User.objects.create_user(name, is_staff=True, is_superuser=superuser)
+        if tenants is None:
+            permissions += (roles.ALL_TENANTS,)
+        for tenant in tenants or ():
+            roles.assign(operator=user, tenant=tenant, actor="test", now=time.time())
         for permission in permissions:
             app, codename = permission.split(".")
             user.user_permissions.add(

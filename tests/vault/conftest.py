@@ -5,13 +5,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from django.contrib.auth.models import User
 from pytest_django import Settings
 
 from api.keys import create_key
 from tests.conftest import Store
 from tests.simulator import Simulator
 from tokens import handouts, statistics
-from tokens.models import Cause, KeySpan, OAuthCredential, Outcome, RefreshAttempt, Tenant
+from tokens.models import (
+    Assignment,
+    Cause,
+    KeySpan,
+    OAuthCredential,
+    Outcome,
+    RefreshAttempt,
+    Tenant,
+)
 from tokens.secret import Secret
 
 Reread = Callable[[OAuthCredential], OAuthCredential]
@@ -51,6 +60,8 @@ def fill(upstream: Simulator, store: Store) -> Fill:
         statistics.count_refresh(tenant=tenant, outcome=Outcome.REFRESHED, latency_ms=5)
         create_key(tenant=tenant, actor="test", now=time.time())
         KeySpan.objects.create(tenant=tenant, actor="key ovs_x", hour=1, users=3)
+        operator, _ = User.objects.get_or_create(username="olga", is_staff=True)
+        Assignment.objects.create(operator=operator, tenant=tenant)
         return tenant
 
     return _fill

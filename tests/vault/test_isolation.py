@@ -252,12 +252,12 @@ def test_a_new_thread_is_at_work_for_nobody(acme: Tenant) -> None:
 # Who may say that they are at work for every tenant, and why.
 FOR_EVERYBODY = {
     "api/health.py": "whether anything is stored at all",
+    "api/operators.py": "operators who look after every tenant",
     "api/sign_in.py": "writes down who failed to sign in, which concerns no tenant",
     "api/throttle.py": "eight bytes of the digest of every living key",
     "api/usage.py": "writes when keys were last used",
     "api/views/service.py": "finds the tenant of the public statistics",
     "oauthvault/management/commands/migrate.py": "changes rows of everybody",
-    "oauthvault/middleware.py": "operators of the dashboard",
     "tokens/deletion.py": "which tenants are being deleted",
     "tokens/due.py": "the sweep: ids and due times",
     "tokens/endings.py": "the sweep: logins that end",
@@ -271,6 +271,7 @@ FOR_EVERYBODY = {
     "tokens/notices.py": "how many users each key was handed tokens of",
     "tokens/refresh/abandoned.py": "the sweep: refreshes whose process died",
     "tokens/rotation/keks.py": "wraps every data key anew",
+    "tokens/roles.py": "which tenants an operator looks after",
     "tokens/sealing.py": "whether a token is another credential's: yes or no",
     "tokens/statistics.py": "counts of the whole deployment",
     "tokens/tasks.py": "the sweep: whose data keys were replaced",

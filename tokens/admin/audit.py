@@ -87,6 +87,9 @@ class ActionFilter(DropdownFilter):
             ("resume_tenant", gettext_lazy("resume tenant")),
             ("reanchor_audit", gettext_lazy("reanchor audit trail")),
             ("delete_tenant", gettext_lazy("delete tenant")),
+            ("create_operator", gettext_lazy("create operator")),
+            ("assign_operator", gettext_lazy("assign tenant to operator")),
+            ("withdraw_operator", gettext_lazy("withdraw tenant from operator")),
             ("sign_in", gettext_lazy("failed sign-in")),
         ]
 

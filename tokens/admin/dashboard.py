@@ -19,6 +19,7 @@ from tokens.keyring import load_keyring
 from tokens.listing import status_in_sql
 from tokens.models import Heartbeat, OAuthCredential, Standing
 from tokens.refresh import gate, spool
+from tokens.roles import ALL_TENANTS
 from tokens.rotation.keks import to_rewrap
 
 _SHOWN = 10
@@ -50,7 +51,7 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     how_many = stopped.count()
     by_status = _by_status(now)
     total = sum(entry["count"] for entry in by_status)
-    usable = statistics.statistics_of_all(now=now)
+    usable = statistics.statistics_in_scope(now=now)
     door = gate.look(now=now)
     state = epoch.deployment()
     context |= {
@@ -70,7 +71,7 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         "closed_until": moment(door.closed_until, now=now) if door.closed_until else None,
         "found_down": door.found_down,
         "spooled": spool.depth(state.vault_id),
-        "under_older_kek": _under_older_kek(),
+        "under_older_kek": _under_older_kek() if request.user.has_perm(ALL_TENANTS) else 0,
         "quarantined": moment(state.quarantined_at, now=now) if state.quarantined_at else None,
         "quarantine_reason": state.quarantine_reason,
         "list_link": _list(),

@@ -1,3 +1,4 @@
+from tokens.models.assignment import Assignment
 from tokens.models.attempt import UNSETTLED, Cause, Outcome, RefreshAttempt
 from tokens.models.audit import AuditBatch, AuditChain, AuditEvent
 from tokens.models.credential import OAuthCredential, Problem, Standing, Status
@@ -15,6 +16,7 @@ __all__ = [
     "DEFAULT_TENANT",
     "DEFAULT_USER",
     "UNSETTLED",
+    "Assignment",
     "AuditBatch",
     "AuditChain",
     "AuditEvent",

@@ -77,6 +77,8 @@ class Tenant(OfTenant):
 
     class Meta:
         ordering = ("slug",)
+        # Of the dashboard's operators: whose work is not limited to assigned tenants.
+        permissions: ClassVar = [("all_tenants", "Looks after every tenant")]
         constraints: ClassVar = [
             models.CheckConstraint(
                 condition=Q(deletion_began_at=None) | Q(suspended_at__isnull=False),
