@@ -1,31 +1,33 @@
 """python -m demo: put everything up, tell the story, leave it running until it is ended."""
 
 import argparse
+import io
 import os
 import shutil
 import signal
 import sys
 import tempfile
-import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from demo.addresses import addresses, lines_to_paste
 from demo.narrator import Narrator
-from demo.stage import LITELLM, ROOT, CannotBegin, Stage, choose_stage
-from demo.story import Ended, Story
+from demo.ports import Ports
+from demo.stage import LITELLM, ROOT, CannotBegin, choose_stage
+from demo.telling import Telling
 from oauthvault.supervisor import Supervisor
 
-# Seconds. There is nothing in a demonstration that is worth a longer end.
-_GRACE = 20.0
+# Seconds that a program may take to end. It takes five, where the machine is not busy.
+_GRACE = 30.0
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
     options = _arguments()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Not every terminal has every sign of ours.
+        sys.stdout.reconfigure(errors="replace")
     narrator = Narrator()
     if not LITELLM.exists():
         narrator.show("LiteLLM is not installed here: `make demo` builds what is missing")
@@ -76,75 +78,21 @@ def _play(folder: Path, narrator: Narrator, *, once: bool) -> int:
         "oauthvault: a simulated Anthropic, the vault, and a LiteLLM proxy for each of two teams.\n"
         "Nothing leaves this machine, and your data/ is not touched. Ctrl-C ends everything.\n"
     )
-    stage = choose_stage(folder, narrator)
+    ports = Ports()
+    stage = choose_stage(folder, ports, narrator)
     narrator.say(f"Making a vault in {stage.data}: database, keys, operator, two tenants …")
     stage.prepare()
     supervisor = Supervisor(stage.programs(), say=narrator.say, grace=_GRACE)
     narrator.when_nobody_listens = supervisor.stop
-    story = Story(stage, narrator, supervisor.stopping)
-    narrator.say("Starting all of it. LiteLLM takes its time: 10 to 40 seconds …")
-    telling = _Telling(stage, story, narrator, supervisor, once=once)
+    narrator.say(
+        "Starting all of it. LiteLLM takes its time: 10 to 40 seconds. "
+        f"What each program says is in {stage.logs}"
+    )
+    telling = Telling(stage, narrator, supervisor, once=once)
     telling.start()
     status = supervisor.run()
     telling.join(timeout=_GRACE)
     return telling.status if once else max(status, telling.status)
-
-
-class _Telling(threading.Thread):
-    """The story beside the supervisor, which needs the main thread for its signals.
-
-    `status` is 0 once nothing can make a failure of it: for `once`, when all of it came true.
-    """
-
-    def __init__(
-        self,
-        stage: Stage,
-        story: Story,
-        narrator: Narrator,
-        supervisor: Supervisor,
-        *,
-        once: bool,
-    ) -> None:
-        super().__init__(name="story", daemon=True)
-        self.status = int(once)
-        self._stage = stage
-        self._story = story
-        self._narrator = narrator
-        self._supervisor = supervisor
-        self._once = once
-
-    def run(self) -> None:
-        try:
-            self._tell()
-        except Ended:
-            return
-        except CannotBegin as why:
-            self.status = 1
-            self._narrator.say(f"This cannot begin: {why}")
-        except Exception:
-            if self._supervisor.stopping.is_set():
-                return
-            self.status = 1
-            self._narrator.show(traceback.format_exc())
-        self._supervisor.stop()
-
-    def _tell(self) -> None:
-        self._story.wait_until_all_answer()
-        where = addresses(self._stage)
-        self._narrator.show(f"\n{where}")
-        self._story.tell(once=self._once)
-        if self._once:
-            self.status = int(not self._story.came_true)
-            return
-        everything = f"{where}\n{lines_to_paste(self._stage)}"
-        file = self._stage.folder / "addresses"
-        file.touch(mode=0o600)
-        file.write_text(everything)
-        self._narrator.show(
-            f"\nEverything is left running. Ctrl-C ends it.\n\n{everything}\n"
-            f"These lines again: cat {file}\n"
-        )
-        self._story.go_on()
 
 
 class _Interrupted(BaseException):

@@ -1,24 +1,48 @@
 """Ports on the loopback that nobody listens on."""
 
 import socket
-from collections.abc import Collection
 
 HOST = "127.0.0.1"
 
 
-def free_port(first: int, *, but: Collection[int] = ()) -> int:
-    """The first free port from there on that is none of ``but``."""
-    for port in range(first, first + 500):
-        if port not in but and _is_free(port):
-            return port
-    raise OSError(f"no port from {first} to {first + 499} is free")
+class Ports:
+    """Those that were taken stay ours while this process lives.
 
+    A program listens on its port long after it was chosen, and another demonstration that
+    begins meanwhile must not choose the same. So each is held by a UDP socket of the same
+    number, which is in nobody's way and goes with us, whatever ends us.
+    """
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as caller:
-        # Whoever listens on all addresses is in the way too, though macOS lets both of us bind.
-        if caller.connect_ex((HOST, port)) == 0:
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def take(self, first: int) -> int:
+        """The first free port from there on. OSError if there is none far and wide."""
+        for port in range(first, first + 500):
+            if _somebody_listens(port) or not self._hold(port):
+                continue
+            if _can_be_listened_on(port):
+                return port
+        raise OSError(f"no port from {first} to {first + 499} is free")
+
+    def _hold(self, port: int) -> bool:
+        holder = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            holder.bind((HOST, port))
+        except OSError:
+            holder.close()
             return False
+        self._held.append(holder)
+        return True
+
+
+def _somebody_listens(port: int) -> bool:
+    """Also on all addresses, which does not keep macOS from letting us bind one of them."""
+    with socket.socket() as caller:
+        return caller.connect_ex((HOST, port)) == 0
+
+
+def _can_be_listened_on(port: int) -> bool:
     with socket.socket() as probe:
         # As servers do: connections of an earlier run that linger in TIME_WAIT are no hindrance.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from demo.cast import CAST, LIFETIME, TENANTS, Person
 from demo.narrator import Narrator
-from demo.ports import HOST, free_port
+from demo.ports import HOST, Ports
 from oauthvault.datadir import write_once
 from oauthvault.supervisor import Program
 from oauthvault.tether import Tethered
@@ -134,15 +134,13 @@ class Stage:
         return self.folder / f"{tenant}.litellm-keys.json"
 
 
-def choose_stage(folder: Path, narrator: Narrator) -> Stage:
+def choose_stage(folder: Path, ports: Ports, narrator: Narrator) -> Stage:
     """A stage in the folder, on the usual ports or, where one is taken, on the next free one."""
-    chosen: list[int] = []
 
     def address(what: str, usual: int) -> str:
-        port = free_port(usual, but=chosen)
+        port = ports.take(usual)
         if port != usual:
             narrator.say(f"Port {usual} is taken: {what} gets {port}")
-        chosen.append(port)
         return f"http://{HOST}:{port}"
 
     return Stage(
@@ -168,6 +166,7 @@ def _run_to_its_end(argv: list[str], *, env: dict[str, str]) -> tuple[int, str]:
         return status, printed
     finally:
         program.close()
+        program.returncode()  # waits, now that it was let go
 
 
 def _plain() -> dict[str, str]:

@@ -87,7 +87,7 @@ class Story:
         self._two_tokens_end(began + LIFETIME)
         if once:
             self._mallory_comes_back()
-        self._conclude()
+        self.conclude()
 
     def go_on(self) -> None:
         """Requests at an easy pace, and what came of them once a minute. Raises Ended."""
@@ -198,7 +198,7 @@ class Story:
             answer.is_success and self._until(lambda: mallory.answered > before),
         )
 
-    def _conclude(self) -> None:
+    def conclude(self) -> None:
         self._chapter("The end of the story")
         others = [caller for person, caller in self.callers.items() if person != MALLORY]
         self._claim("nobody was ever answered from another's account", not self._total("wrong"))
