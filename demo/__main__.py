@@ -14,7 +14,7 @@ from types import FrameType
 
 from demo.narrator import Narrator
 from demo.ports import Ports
-from demo.stage import LITELLM, ROOT, CannotBegin, choose_stage
+from demo.stage import LITELLM, ROOT, CannotBegin, Stage, choose_stage
 from demo.telling import Telling
 from oauthvault.supervisor import Supervisor
 
@@ -82,7 +82,11 @@ def _play(folder: Path, narrator: Narrator, *, once: bool) -> int:
     stage = choose_stage(folder, ports, narrator)
     narrator.say(f"Making a vault in {stage.data}: database, keys, operator, two tenants …")
     stage.prepare()
-    supervisor = Supervisor(stage.programs(), say=narrator.say, grace=_GRACE)
+    supervisor = Supervisor(
+        stage.programs(),
+        say=lambda sentence: narrator.say(sentence + _last_words(stage, sentence)),
+        grace=_GRACE,
+    )
     narrator.when_nobody_listens = supervisor.stop
     narrator.say(
         "Starting all of it. LiteLLM takes its time: 10 to 40 seconds. "
@@ -93,6 +97,16 @@ def _play(folder: Path, narrator: Narrator, *, once: bool) -> int:
     status = supervisor.run()
     telling.join(timeout=_GRACE)
     return telling.status if once else max(status, telling.status)
+
+
+def _last_words(stage: Stage, sentence: str) -> str:
+    """Of a program that ended by itself: it is named first in what the supervisor says of it."""
+    name, _, what = sentence.partition(" ")
+    log = stage.logs / f"{name}.log"
+    if not what.startswith("ended") or not log.exists():
+        return ""
+    lines = log.read_text(errors="replace").rstrip().splitlines()
+    return f". It said: {lines[-1]}" if lines else ""
 
 
 class _Interrupted(BaseException):

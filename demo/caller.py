@@ -29,7 +29,7 @@ class Caller(threading.Thread):
     """A thread that asks until `stopping`. Its counts are read by others and written by it alone.
 
     `answered` are answers from the person's own account, `wrong` those from another's;
-    `refused` are 401 with a sentence, `failed` whatever else went wrong.
+    `refused` are 4xx, the last of them with the reason `told`; `failed` is whatever else there is.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Caller(threading.Thread):
         self.refreshes = 0
         self.status: Mapping[str, Any] = {}
         self._pace = pace
-        self._tell = say
+        self._narrate = say
         self._stopping = stopping
-        self._told = ""
+        self.told = ""
         self._client = httpx.Client(
             base_url=proxy,
             headers={"Authorization": f"Bearer {key}"},
@@ -69,11 +69,11 @@ class Caller(threading.Thread):
             try:
                 self._ask(path, words_of)
                 self._look()
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
                 if self._stopping.is_set():
                     return
                 self.failed += 1
-                self._say(f"LiteLLM does not answer ({type(error).__name__})")
+                self._say(f"no answer, or none that can be read ({type(error).__name__})")
             if self._stopping.wait(self._pace.seconds):
                 return
 
@@ -89,16 +89,16 @@ class Caller(threading.Thread):
             else:
                 self.wrong += 1
                 self._say(f"asks {path}: “{words}”. THAT IS WRONG")
-            self._told = ""
-        elif answer.status_code == 401:
+            self.told = ""
+        elif answer.is_client_error:
             self.refused += 1
             why = reason(answer)
             self._say(
-                f"asks {path}: refused as before (401)"
-                if why == self._told
-                else f"asks {path}: refused (401): {why}"
+                f"asks {path}: refused as before ({answer.status_code})"
+                if why == self.told
+                else f"asks {path}: refused ({answer.status_code}): {why}"
             )
-            self._told = why
+            self.told = why
         else:
             self.failed += 1
             self._say(f"asks {path}: no answer ({answer.status_code}): {reason(answer)}")
@@ -126,7 +126,7 @@ class Caller(threading.Thread):
             self._say(f"the login is {self.status['status']} now")
 
     def _say(self, what: str) -> None:
-        self._tell(f"{self.person!s:<15}  {what}")
+        self._narrate(f"{self.person!s:<15}  {what}")
 
 
 def question() -> dict[str, Any]:

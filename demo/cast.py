@@ -8,7 +8,7 @@ TENANTS = ("acme", "globex")
 # and how long before its end acme has its tokens refreshed.
 LIFETIME, THRESHOLD = 30, 10
 # What the logins begin with that are not to end while somebody watches.
-_LONG_LIFE = 8 * 3600
+LONG_LIFE = 8 * 3600
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,4 @@ CAST = (
 
 def first_life(person: Person) -> int:
     """Seconds that the access token has with which this person comes."""
-    return LIFETIME if person in (ALICE, MALLORY) else _LONG_LIFE
+    return LIFETIME if person in (ALICE, MALLORY) else LONG_LIFE

@@ -25,6 +25,12 @@ class Ports:
                 return port
         raise OSError(f"no port from {first} to {first + 499} is free")
 
+    def close(self) -> None:
+        """Let go of all of them."""
+        for holder in self._held:
+            holder.close()
+        self._held.clear()
+
     def _hold(self, port: int) -> bool:
         holder = socket.socket(type=socket.SOCK_DGRAM)
         try:

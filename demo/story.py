@@ -8,17 +8,14 @@ from collections.abc import Callable
 import httpx
 
 from demo.caller import Caller, Pace, question, reason
-from demo.cast import ALICE, BOB, CAST, LIFETIME, MALLORY, Person, first_life
+from demo.cast import ALICE, BOB, CAST, LIFETIME, LONG_LIFE, MALLORY, Person, first_life
 from demo.narrator import Narrator
 from demo.stage import CannotBegin, Stage
-from tests.simulator import Login
 
 # Seconds between two requests of one person: in the story, and while it is left running.
 _BRISK, _EASY = 4.0, 15.0
 _LONGEST_START, _LONGEST_WAIT = 240.0, 90.0
 _TICK = 0.1
-# Of the access token that mallory comes back with.
-_SECOND_LIFE = 8 * 3600
 
 
 class Ended(Exception):
@@ -106,11 +103,10 @@ class Story:
     def _everybody_brings_a_login(self) -> None:
         self._chapter("Everybody signs in to Claude and gives the login to their team's LiteLLM")
         for person, caller in self.callers.items():
-            login = self._sign_in(person)
-            answer = caller.bring(json.dumps(login.credentials_file()).encode())
+            life = first_life(person)
+            answer = caller.bring(self._new_login(person, life).encode())
             if answer.status_code != 201:
                 raise CannotBegin(f"the login of {person} was not taken: {reason(answer)}")
-            life = first_life(person)
             self._say(
                 f"{person!s:<15}  is stored; the access token lives "
                 f"{f'{life} s' if life < 3600 else f'{life // 3600} h'}"
@@ -164,7 +160,7 @@ class Story:
         # What mallory will bring one day.
         file = self._stage.login_file(MALLORY)
         file.touch(mode=0o600)
-        file.write_text(json.dumps(self._sign_in(MALLORY, again=True).credentials_file()))
+        file.write_text(self._new_login(MALLORY, LONG_LIFE))
 
     def _two_tokens_end(self, at: float) -> None:
         """``at``: the monotonic time at which the tokens of alice and mallory end."""
@@ -182,7 +178,7 @@ class Story:
             f"{MALLORY} was told to sign in again, and the vault knows why",
             self._until(
                 lambda: (
-                    mallory.refused > 0
+                    "Sign in to Claude" in mallory.told
                     and mallory.status.get("status") == "reauthorization_required"
                 )
             ),
@@ -223,10 +219,10 @@ class Story:
         self._claims.append((holds, sentence))
         self._say(f"{'==  came true' if holds else '!!  NOT TRUE'}: {sentence}")
 
-    def _sign_in(self, person: Person, *, again: bool = False) -> Login:
-        """A login of the person at Anthropic. With the second one nothing is to end soon."""
-        life = _SECOND_LIFE if again else first_life(person)
-        return self._stage.anthropic.new_login(person.account, expires_in=life)
+    def _new_login(self, person: Person, life: int) -> str:
+        """The `.credentials.json` that a person has who signed in at Anthropic just now."""
+        login = self._stage.anthropic.new_login(person.account, expires_in=life)
+        return json.dumps(login.credentials_file())
 
     def _total(self, count: str) -> int:
         return sum(int(getattr(caller, count)) for caller in self.callers.values())

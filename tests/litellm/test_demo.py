@@ -15,6 +15,7 @@ import pytest
 
 from demo.cast import BOB, CAST, MALLORY
 from demo.narrator import Narrator
+from demo.ports import Ports
 from demo.stage import Stage
 from demo.story import Story
 from oauthvault.tether import group_lives
@@ -86,13 +87,14 @@ def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
 @pytest.fixture
 def port_8000() -> Iterator[None]:
     """Taken: by us, if by nobody else."""
-    with closing(socket.socket()) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    with closing(Ports()) as ours, closing(socket.socket()) as listener:
+        # A demonstration beside this test may have chosen it a moment ago, and not listen yet.
+        if ours.take(8000) == 8000:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", 8000))
             listener.listen()
-        except OSError:
-            pass
+            # What is taken is to be seen by who listens alone.
+            ours.close()
         yield
 
 
@@ -151,6 +153,12 @@ def test_it_can_be_ended_before_it_began(demo: Callable[..., Demo]) -> None:
 
     assert begun.process.wait(timeout=60) == 1
     assert "Traceback" not in begun.output()
+
+
+def test_two_that_begin_at_once_choose_different_ports() -> None:
+    with closing(Ports()) as one, closing(Ports()) as other:
+        first = one.take(28_000)
+        assert other.take(first) != first
 
 
 @pytest.fixture
