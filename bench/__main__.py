@@ -11,21 +11,24 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import hand_outs, sealing
+from bench import hand_outs, hook, sealing
 from bench.ratio import compare
+
+_PARTS = {"sealing": sealing.measure, "hand-outs": hand_outs.measure, "hook": hook.measure}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side (7)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn (1)")
+    parser.add_argument("--only", choices=[*_PARTS], help="one part of it: %(choices)s")
     parser.add_argument("--output", type=Path, default=Path("artefacts/bench.json"))
     options = parser.parse_args()
 
     figures = []
     with tempfile.TemporaryDirectory(prefix="oauthvault-bench-") as folder:
-        for measure in (sealing.measure, hand_outs.measure):
-            for figure in measure(
+        for part in [options.only] if options.only else _PARTS:
+            for figure in _PARTS[part](
                 Path(folder),
                 lambda *what: compare(*what, rounds=options.rounds, seconds=options.seconds),
             ):

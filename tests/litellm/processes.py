@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.simulator import Simulator
+from tests.simulator import Controls
 
 ROOT = Path(__file__).resolve().parents[2]
 LITELLM_ENVIRONMENT = ROOT / ".venv-litellm"
@@ -74,7 +74,7 @@ class Process:
 class Vault(Process):
     """`oauthvault up` on an empty directory, refreshing at a simulator."""
 
-    def __init__(self, directory: Path, simulator: Simulator) -> None:
+    def __init__(self, directory: Path, simulator: Controls) -> None:
         port = free_port()
         self.service_key = service_key()
         super().__init__(
