@@ -2,7 +2,7 @@
 # Python 3.11 or newer, and a package index that pip can reach. Nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test isolation bench reliability lint lock clean .venv .venv-litellm
+.PHONY: help run demo test isolation bench reliability lint lock clean .venv .venv-litellm
 SHELL := /bin/sh
 # What pip says about a network that is not there does not name it.
 OFFLINE := { echo 'The packages could not be installed: can pip reach a package index from here?' >&2; exit 1; }
@@ -10,6 +10,8 @@ PIP := -m pip --disable-pip-version-check -qq
 
 help:
 	@echo 'make run             everything from nothing to a running vault on http://127.0.0.1:8000'
+	@echo 'make demo            the whole story without a Claude account: a simulated Anthropic, the'
+	@echo '                     vault, two LiteLLM proxies; ARGS="--once" ends after the story'
 	@echo 'make test            the test suite on SQLite, then on PostgreSQL and Redis;'
 	@echo '                     make test ARGS="--only sqlite -k refresh" for a part of it'
 	@echo 'make isolation       ten thousand requests in 16 threads, and every address × every stranger'
@@ -26,6 +28,9 @@ help:
 # The recipe's shell gives way to the vault, so that a signal to make's child reaches it.
 run: .venv/.runtime
 	@exec .venv/bin/oauthvault up
+
+demo: .venv/.runtime .venv-litellm/.installed
+	@exec .venv/bin/python -m demo $(ARGS)
 
 test: .venv/.dev
 	@exec .venv/bin/python -m tests $(ARGS)

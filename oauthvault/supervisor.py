@@ -12,11 +12,13 @@ What happens when this process itself is killed is in tether.py.
 import os
 import selectors
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from oauthvault.tether import Tethered, group_lives, signal_group
 
@@ -30,10 +32,15 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class Program:
-    """A name for the lines it prints, and how it is started."""
+    """A name for the lines it prints, and how it is started.
+
+    `env` in place of the tree's own; `log`, a file to append to in place of our output.
+    """
 
     name: str
     argv: Sequence[str]
+    env: Mapping[str, str] | None = None
+    log: Path | None = None
 
 
 class Supervisor:
@@ -41,6 +48,7 @@ class Supervisor:
 
     `say` gets one sentence at a time about what happens to the tree. Descriptors in
     `inherit` are held open until the last program has ended, even if we are killed.
+    `stopping` is set once the tree is being ended, for threads that work beside it.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Supervisor:
         ]
         self._say = say
         self._grace = grace
+        self.stopping = threading.Event()
 
     def run(self) -> int:
         """Start everything and stay until all of it has ended: the exit status for the tree.
@@ -71,6 +80,10 @@ class Supervisor:
                 branch.start()
             failed = self._watch(woken, received)
             return max(failed, self._stop(woken))
+
+    def stop(self) -> None:
+        """End the tree, from any thread: `run` treats it as any other SIGTERM."""
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _watch(self, woken: int, received: "deque[int]") -> int:
         while not received:
@@ -96,6 +109,7 @@ class Supervisor:
         return 0
 
     def _stop(self, woken: int) -> int:
+        self.stopping.set()
         deadline = time.monotonic() + self._grace
         for branch in self._branches:
             branch.terminate()
@@ -153,13 +167,16 @@ class _Branch:
 
     def start(self) -> None:
         self._start_at = None
-        self.tethered = Tethered(
-            self._program.argv,
-            prefix=self._prefix,
-            grace=self._grace,
-            env=self._env,
-            inherit=self._inherit,
-        )
+        log = self._program.log
+        with nullcontext() if log is None else log.open("ab") as output:
+            self.tethered = Tethered(
+                self._program.argv,
+                prefix=self._prefix if log is None else "",
+                grace=self._grace,
+                env=self._env if self._program.env is None else self._program.env,
+                stdout=output,
+                inherit=self._inherit,
+            )
 
     def collect(self) -> int | None:
         """The exit status if the program has ended since the last call."""

@@ -83,6 +83,24 @@ def own_stores() -> Iterator[dict[str, str]]:
         yield two_roles(fresh) | {"REDIS_URL": redis_url() or ""}
 
 
+def process_groups(ancestor: int) -> list[int]:
+    """The process groups of everything that descends from a process, without its own."""
+    listing = subprocess.run(
+        ["ps", "-axo", "pid=,ppid=,pgid="], capture_output=True, text=True, check=True
+    )
+    rows = [tuple(map(int, line.split())) for line in listing.stdout.splitlines()]
+    family, groups = {ancestor}, set()
+    grown = True
+    while grown:
+        grown = False
+        for pid, parent, group in rows:
+            if parent in family and pid not in family:
+                family.add(pid)
+                groups.add(group)
+                grown = True
+    return sorted(groups - {os.getpgid(ancestor)})
+
+
 def free_port() -> int:
     """A free port below the range that the system hands out to clients."""
     for _ in range(200):

@@ -265,6 +265,35 @@ def test_a_lock_is_held_until_the_last_program_has_ended(grow: Callable[..., Tre
     assert tree.exists("worker.saved")
 
 
+def test_a_program_may_have_an_environment_and_a_log_of_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    driver = """
+import pathlib, sys, threading, time
+from oauthvault.supervisor import Program, Supervisor
+log = pathlib.Path(sys.argv[1])
+source = "import os, signal; print(os.environ, flush=True); signal.pause()"
+tree = Supervisor(
+    [Program("speaks", [sys.executable, "-I", "-S", "-c", source], env={"WORD": "own"}, log=log)],
+    say=print,
+    env={"WORD": "the tree's"},
+)
+def end_when_it_spoke():
+    while not log.exists() or not log.read_text().endswith("\\n"):
+        time.sleep(0.02)
+    tree.stop()
+threading.Thread(target=end_when_it_spoke, daemon=True).start()
+status = tree.run()
+assert tree.stopping.is_set()
+sys.exit(status)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", driver, str(log)], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'WORD': 'own'" in log.read_text()
+    assert "speaks" not in done.stdout
+
+
 def test_output_arrives_in_whole_lines_under_the_name_of_the_program(
     grow: Callable[..., Tree],
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from oauthvault.tether import group_lives
+from tests.processes import process_groups
 from tests.simulator import Simulator
 
 pytestmark = pytest.mark.system
@@ -76,24 +77,6 @@ class Vault:
 
     def nothing_is_left(self) -> bool:
         return not any(group_lives(group) for group in self.groups)
-
-
-def process_groups(ancestor: int) -> list[int]:
-    """The process groups of everything that descends from a process, without its own."""
-    listing = subprocess.run(
-        ["ps", "-axo", "pid=,ppid=,pgid="], capture_output=True, text=True, check=True
-    )
-    rows = [tuple(map(int, line.split())) for line in listing.stdout.splitlines()]
-    family, groups = {ancestor}, set()
-    grown = True
-    while grown:
-        grown = False
-        for pid, parent, group in rows:
-            if parent in family and pid not in family:
-                family.add(pid)
-                groups.add(group)
-                grown = True
-    return sorted(groups - {os.getpgid(ancestor)})
 
 
 def until(holds: Callable[[], bool], seconds: float = 40.0) -> None:
