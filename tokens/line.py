@@ -1,8 +1,8 @@
 """The line of what waits for its refresh, and what a look at all tenants' may tell of it.
 
 A look across tenants brings ids and counts, and nothing else. On PostgreSQL that is the
-database's own doing: the looks are functions there (migration 0011), and the code that asks
-them may be at work for nobody. On a database without row-level security the ORM asks.
+database's own doing: the looks are functions there (`tokens.models.wall.looks_across`), and the
+code that asks them may be at work for nobody. Where there is no wall to look across, the ORM asks.
 """
 
 from collections.abc import Collection
@@ -136,4 +136,4 @@ def _ask(function: str, *values: Any) -> list[Any]:
     places = ", ".join(["%s"] * len(values))
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT * FROM {function}({places})", values)  # noqa: S608  ours
-        return cursor.fetchall()
+        return list(cursor.fetchall())
