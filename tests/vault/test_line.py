@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connection, transaction
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pytest_django import Settings
@@ -91,8 +91,9 @@ def test_the_database_finds_in_the_line_what_the_models_find(
     found: Counter[object] = Counter()
 
     @examples(
-        max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
-    )
+        max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None,
+        phases=[Phase.generate],
+    )  # fmt: skip
     @given(rows=_ROWS, most=st.integers(1, 4))
     def compare(rows: list[dict[str, Any]], most: int) -> None:
         OAuthCredential.objects.all().delete()
