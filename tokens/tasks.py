@@ -11,7 +11,7 @@ from celery.signals import worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import DatabaseError, connection
 
-from tokens import clock, deletion, due, endings, epoch, history, isolation, notices
+from tokens import clock, deletion, due, endings, epoch, history, isolation, line, notices
 from tokens.due import Due
 from tokens.errors import (
     Quarantined,
@@ -196,7 +196,7 @@ def _publish(*, now: float) -> int:
     for start in range(0, len(taken), _CHUNK):
         chunk = taken[start : start + _CHUNK]
         try:
-            refresh_credentials.apply_async((chunk,), expires=due.TAKEN_FOR, retry=False)
+            refresh_credentials.apply_async((chunk,), expires=line.TAKEN_FOR, retry=False)
         except Exception as error:
             # Whatever kind of broker, whatever it raises. The next sweep tries again.
             logger.warning("refreshes could not be published: %s", type(error).__name__)

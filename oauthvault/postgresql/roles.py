@@ -80,7 +80,8 @@ def make_service_role(owner: BaseDatabaseWrapper, *, name: str, password: str) -
 
 
 def grant_to_service(owner: BaseDatabaseWrapper, *, name: str) -> None:
-    """What the role that serves needs of the owner's tables, those that are to come included."""
+    """What the role that serves needs of the owner's tables and functions, those that are to come
+    included."""
     role, schema = sql.Identifier(name), sql.Identifier(SCHEMA)
     rows = sql.SQL("SELECT, INSERT, UPDATE, DELETE ON")
     numbers = sql.SQL("USAGE, SELECT ON")
@@ -90,8 +91,10 @@ def grant_to_service(owner: BaseDatabaseWrapper, *, name: str) -> None:
             sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, role),
             sql.SQL("GRANT {} ALL TABLES IN SCHEMA {} TO {}").format(rows, schema, role),
             sql.SQL("GRANT {} ALL SEQUENCES IN SCHEMA {} TO {}").format(numbers, schema, role),
+            sql.SQL("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {} TO {}").format(schema, role),
             sql.SQL("{} {} TABLES TO {}").format(default, rows, role),
             sql.SQL("{} {} SEQUENCES TO {}").format(default, numbers, role),
+            sql.SQL("{} EXECUTE ON FUNCTIONS TO {}").format(default, role),
         ):
             cursor.execute(statement)
 

@@ -3,6 +3,7 @@
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -44,6 +45,18 @@ def roles() -> Iterator[tuple[str, str, str]]:
         finally:
             for role in (owner, plain):
                 admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+# What waits for its refresh in ten years, at most; of no tenant, or of every one.
+LOOK = (
+    "SELECT tenant_id, credential_id FROM oauthvault.line_due("
+    "extract(epoch FROM now()) + 315360000, 120, 1845, 0, 'any', 10)"
+)
+LOGIN = {
+    "CLAUDE_ACCESS_TOKEN": "sk-ant-oat01-of-the-line",
+    "CLAUDE_REFRESH_TOKEN": "sk-ant-ort01-of-the-line",
+    "CLAUDE_EXPIRES_AT": str(int(time.time()) + 3600),
+}
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -266,3 +279,111 @@ def test_a_dump_by_a_role_behind_the_wall_is_refused_or_whole_and_never_empty(
     ):
         assert whole.returncode == 0, whole.stderr
         assert "canary-tenant" in whole.stdout
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["one role", "two roles"])
+def test_whoever_serves_looks_across_tenants_by_ids_and_sees_no_row(
+    roles: tuple[str, str, str], tmp_path: Path, two: bool
+) -> None:
+    """Row-level security holds for the owner of the functions as well."""
+    owner, plain, superuser = roles
+    variables = {"DATABASE_URL": plain, "OAUTHVAULT_MIGRATION_DATABASE_URL": owner}
+    serving = variables if two else {"DATABASE_URL": owner}
+    assert run(tmp_path, "init", **serving, **LOGIN).returncode == 0
+    with psycopg.connect(plain if two else owner) as connection:
+        assert len(connection.execute(LOOK).fetchall()) == 1
+        assert connection.execute("SELECT * FROM oauthvault.claude_oauth_tokens").fetchall() == []
+    if two:
+        return
+    with psycopg.connect(superuser, autocommit=True) as admin:
+        name = sql.Identifier(urlsplit(plain).username or "")
+        admin.execute(sql.SQL("GRANT USAGE ON SCHEMA oauthvault TO {}").format(name))
+    with (
+        psycopg.connect(plain) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege, match="function line_due"),
+    ):
+        connection.execute(LOOK)
+
+
+def test_a_look_with_its_owners_rights_reads_the_owners_tables_and_runs_the_owners_code(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    """Who calls it may make tables, views and functions for the session, and choose a path."""
+    _, plain, superuser = roles
+    variables = {"DATABASE_URL": plain, "OAUTHVAULT_MIGRATION_DATABASE_URL": superuser}
+    assert run(tmp_path, "init", **variables, **LOGIN).returncode == 0
+    with psycopg.connect(plain, autocommit=True) as connection:
+        found = connection.execute(LOOK).fetchall()
+        for statement in (
+            "CREATE FUNCTION pg_temp.mine() RETURNS bigint LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'run as %', current_user; END $$",
+            "CREATE FUNCTION pg_temp.floor(double precision) RETURNS double precision "
+            "LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'run as %', current_user; END $$",
+            "CREATE TEMP VIEW tokens_tenant AS SELECT pg_temp.mine() AS id, "
+            "true AS auto_refresh, NULL::timestamptz AS suspended_at",
+            "CREATE TEMP TABLE claude_oauth_tokens (LIKE oauthvault.claude_oauth_tokens)",
+            "SET search_path = pg_temp, oauthvault, pg_catalog",
+        ):
+            connection.execute(statement)
+        with pytest.raises(psycopg.errors.RaiseException, match="run as"):
+            connection.execute("SELECT id FROM tokens_tenant")
+        assert connection.execute(LOOK).fetchall() == found != []
+
+
+def test_the_looks_across_tenants_go_with_their_migration_and_come_again(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    owner, plain, _ = roles
+    variables = {"DATABASE_URL": plain, "OAUTHVAULT_MIGRATION_DATABASE_URL": owner}
+    assert run(tmp_path, "init", **variables, **LOGIN).returncode == 0
+    back = run(tmp_path, "migrate", "tokens", "0010", **variables)
+    assert back.returncode == 0, back.stderr
+    with psycopg.connect(plain) as connection:
+        left = connection.execute(
+            "SELECT proname FROM pg_proc WHERE prosecdef "
+            "AND pronamespace = 'oauthvault'::regnamespace"
+        )
+        assert left.fetchall() == []
+    again = run(tmp_path, "migrate", **variables)
+    assert again.returncode == 0, again.stderr
+    with psycopg.connect(plain) as connection:
+        assert len(connection.execute(LOOK).fetchall()) == 1
+
+
+def test_the_looks_across_tenants_and_who_may_look_are_in_a_dump(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    owner, plain, superuser = roles
+    pg_dump = find_pg_dump()
+    if pg_dump is None:
+        pytest.skip("no pg_dump on this machine")
+    variables = {"DATABASE_URL": plain, "OAUTHVAULT_MIGRATION_DATABASE_URL": owner}
+    assert run(tmp_path, "init", **variables, **LOGIN).returncode == 0
+    dump = tmp_path / "dump.sql"
+    with fresh_database(superuser) as restored:
+        for command in (
+            [pg_dump, "--schema=oauthvault", f"--file={dump}", superuser],
+            [
+                str(Path(pg_dump).with_name("psql")),
+                *("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={dump}", restored),
+            ],
+        ):
+            done = subprocess.run(
+                command,
+                env=clean_environment(),
+                capture_output=True,
+                text=True,
+                timeout=90,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+        moved = urlsplit(plain)._replace(path=urlsplit(restored).path)
+        with psycopg.connect(urlunsplit(moved)) as connection:
+            assert len(connection.execute(LOOK).fetchall()) == 1
+            found = connection.execute("SELECT * FROM oauthvault.claude_oauth_tokens")
+            assert found.fetchall() == []
+            assert connection.execute(
+                "SELECT DISTINCT pg_get_userbyid(proowner), "
+                "has_function_privilege('public', oid, 'EXECUTE') FROM pg_proc WHERE prosecdef "
+                "AND pronamespace = 'oauthvault'::regnamespace"
+            ).fetchall() == [(urlsplit(owner).username, False)]

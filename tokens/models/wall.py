@@ -62,3 +62,39 @@ def points_within_its_tenant(table: str, column: str, parent: str) -> OnPostgreS
         ),
         reverse_sql=f"ALTER TABLE {table} DROP CONSTRAINT {name}",
     )
+
+
+def looks_across(function: str, *, takes: str, gives: str, query: str) -> OnPostgreSQL:
+    """A function that reads every tenant's rows, for whomever the code that calls it is at work,
+    and gives what ``query`` selects: ids, counts, yes or no, and no column that holds more.
+
+    It works by the rights of its owner, for roles that were granted it (`grant_to_service`), and
+    is STABLE: PostgreSQL refuses to write in it. ``query`` names its columns by their tables:
+    what ``gives`` declares would else be meant.
+    """
+    # The policies hold for the owner too, so it says itself for whom it looks, and puts back what
+    # was said before; an error puts it back with all that its (sub)transaction has done. A SET
+    # clause would be shorter, and may be declared by superusers only for a setting of ours.
+    # pg_temp comes last, or a table that the caller makes for its session would come before ours.
+    # Planned by the values of each call: nothing may be due, or nearly everything.
+    return OnPostgreSQL(
+        sql=[
+            f"""
+            CREATE FUNCTION {function}({takes}) RETURNS TABLE ({gives})
+            LANGUAGE plpgsql STABLE SECURITY DEFINER
+            SET search_path = oauthvault, pg_temp
+            SET plan_cache_mode = force_custom_plan
+            AS $$
+            DECLARE
+                told CONSTANT text := coalesce({_TENANTS}, '');
+            BEGIN
+                PERFORM set_config('oauthvault.tenants', '*', true);
+                RETURN QUERY {query};
+                PERFORM set_config('oauthvault.tenants', told, true);
+            END
+            $$
+            """,
+            f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC",
+        ],
+        reverse_sql=f"DROP FUNCTION {function}",
+    )
