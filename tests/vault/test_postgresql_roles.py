@@ -336,7 +336,7 @@ def test_the_looks_across_tenants_go_with_their_migration_and_come_again(
     owner, plain, _ = roles
     variables = {"DATABASE_URL": plain, "OAUTHVAULT_MIGRATION_DATABASE_URL": owner}
     assert run(tmp_path, "init", **variables, **LOGIN).returncode == 0
-    back = run(tmp_path, "migrate", "tokens", "0010", **variables)
+    back = run(tmp_path, "migrate", "tokens", "0012", **variables)
     assert back.returncode == 0, back.stderr
     with psycopg.connect(plain) as connection:
         left = connection.execute(

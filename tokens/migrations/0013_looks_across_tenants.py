@@ -26,7 +26,7 @@ _MOMENT = (
 
 
 class Migration(migrations.Migration):
-    dependencies = [("tokens", "0010_spool_and_restore")]
+    dependencies = [("tokens", "0012_roles")]
 
     operations = [
         looks_across(
