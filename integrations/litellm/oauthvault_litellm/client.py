@@ -163,6 +163,16 @@ class VaultClient:
         )
         return answer.status_code == httpx.codes.CREATED
 
+    async def identify(self, token: Secret) -> str:
+        """The user whose current token this is. Raises :class:`NoToken` where it is nobody's."""
+        content = dumps({"access_token": token.reveal()}).encode()
+        path = "/auth/claude/token/identify"
+        answer = _checked(await self._once("POST", path, user=None, content=content, headers={}))
+        try:
+            return _text(answer.json()["user_id"])
+        except (ValueError, TypeError, KeyError):
+            raise VaultUnreachable("the vault answered without a user that can be read") from None
+
     async def relay(
         self,
         method: str,

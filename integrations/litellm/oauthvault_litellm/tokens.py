@@ -6,6 +6,7 @@ import logging
 from oauthvault_litellm.cache import TokenCache
 from oauthvault_litellm.client import AccessToken, VaultClient, VaultError, VaultUnreachable
 from oauthvault_litellm.identity import DEFAULT_USER
+from oauthvault_litellm.presented import Owners
 from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import OfferedCredential, Settings, SettingsError
 
@@ -25,6 +26,11 @@ class Tokens:
             url=settings.vault_url, key=settings.vault_key, wait_seconds=settings.wait_seconds
         )
         self._cache = TokenCache(
+            self.vault,
+            cache_seconds=settings.cache_seconds,
+            max_stale_seconds=settings.max_stale_seconds,
+        )
+        self.owners = Owners(
             self.vault,
             cache_seconds=settings.cache_seconds,
             max_stale_seconds=settings.max_stale_seconds,
