@@ -39,6 +39,10 @@ model_list:
       api_base: ANTHROPIC/v1
       api_key: sk-key-of-another-provider
 
+files_settings:
+  - custom_llm_provider: anthropic
+    api_key: sk-ant-api03-of-the-company
+
 general_settings:
   master_key: os.environ/TEST_MASTER_KEY
   custom_auth: proxy_auth.user_api_key_auth
@@ -124,7 +128,13 @@ def proxy(
 
 
 def came(anthropic: Simulator) -> list[Any]:
-    return [one for one in anthropic.requests if one.path != "/v1/oauth/token"]
+    """What came but for refreshes, and for the models that LiteLLM asks the other provider for."""
+    listing = ("/v1/models", "Bearer sk-key-of-another-provider")
+    return [
+        one
+        for one in anthropic.requests
+        if one.path != "/v1/oauth/token" and (one.path, one.headers.get("authorization")) != listing
+    ]
 
 
 def all_carry_the_token_of(anthropic: Simulator, user: str) -> bool:
@@ -228,7 +238,8 @@ def test_nothing_is_counted_elsewhere(
 def test_other_models_are_counted_by_litellm(proxy: Proxy, anthropic: Simulator) -> None:
     answer = proxy.post("/v1/messages/count_tokens", "sk-test-mallory", hello("another-provider"))
     assert answer.json()["input_tokens"] > 0
-    assert not came(anthropic)
+    for one in came(anthropic):
+        assert one.headers["authorization"] == "Bearer sk-key-of-another-provider"
 
 
 @pytest.mark.parametrize("path", [*COUNTING, "/anthropic/v1/messages"])
@@ -241,11 +252,11 @@ def test_litellm_still_checks_who_may_use_a_model(
     refused = proxy.post(path, own, hello("anthropic/claude-3-opus-20240229"))
     assert refused.status_code in (401, 403), refused.text
     assert proxy.post(path, "sk-wrong", hello("claude-3-sonnet")).status_code == 401
-    assert proxy.post(path, "", hello("claude-3-sonnet")).status_code == 401
+    assert httpx.post(proxy.url + path, json=hello("claude-3-sonnet")).status_code == 401
     assert not came(anthropic)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"messages": []}', b'{"model": 7}'])
+@pytest.mark.parametrize("body", [b"", b"{", b'{"messages": []}', b'{"model": 7}'])
 def test_a_body_that_asks_nothing_is_refused(
     proxy: Proxy, anthropic: Simulator, body: bytes
 ) -> None:
@@ -369,7 +380,8 @@ def test_what_litellm_does_with_the_servers_key_only_is_not_done(
             headers={"Authorization": f"Bearer {key}", "custom-llm-provider": "anthropic"},
             timeout=60,
         )
-        assert answer.status_code >= 400, answer.text
+        assert answer.status_code == 403, answer.text
+        assert "with the server's API key and with no other credential" in answer.text
         assert not came(anthropic)
 
 
@@ -385,11 +397,11 @@ def test_a_file_is_not_uploaded_with_the_servers_key(proxy: Proxy, anthropic: Si
             files={"file": ("a.txt", b"a")},
             timeout=60,
         )
-        assert answer.status_code >= 400, answer.text
+        assert answer.status_code == 403, answer.text
         assert not came(anthropic)
 
 
-def test_googles_way_to_a_claude_model_carries_the_callers_token_or_none(
+def test_googles_way_to_a_claude_model_carries_the_callers_token(
     proxy: Proxy, anthropic: Simulator
 ) -> None:
     answer = proxy.post(
@@ -397,10 +409,8 @@ def test_googles_way_to_a_claude_model_carries_the_callers_token_or_none(
         "sk-test-alice",
         {"contents": [{"role": "user", "parts": [{"text": "Hello!"}]}]},
     )
-    if answer.status_code == 200:
-        assert all_carry_the_token_of(anthropic, "alice")
-    else:
-        assert not came(anthropic)
+    assert "Hello from alice" in answer.text
+    assert all_carry_the_token_of(anthropic, "alice")
 
 
 def test_a_way_past_the_hook_that_the_operator_opened_is_pointed_out(proxy: Proxy) -> None:

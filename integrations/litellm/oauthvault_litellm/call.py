@@ -137,10 +137,8 @@ def has_api_key(call: Mapping[str, Any]) -> bool:
 
 
 async def deployment_of(group: str) -> dict[str, Any] | None:
-    """Of the deployments behind a name that clients use, the parameters of one that is available.
-
-    None where LiteLLM knows none.
-    """
+    """Of the deployments behind a name that clients use, the parameters of one: one that is
+    available, if there is one. None where LiteLLM knows none."""
     from litellm.proxy import proxy_server
 
     router = proxy_server.llm_router
@@ -149,9 +147,9 @@ async def deployment_of(group: str) -> dict[str, Any] | None:
     try:
         found = await router.async_get_available_deployment(model=group, request_kwargs={})
     except Exception:
-        # The router has many ways to say so, and none of them is an answer to a client.
-        return None
-    return dict(found["litellm_params"])
+        # The router has many ways to say that all of them rest, or that it knows none.
+        found = next(iter(router.get_model_list(model_name=group) or ()), None)
+    return None if found is None else dict(found["litellm_params"])
 
 
 def model_of(call: Mapping[str, Any]) -> str:

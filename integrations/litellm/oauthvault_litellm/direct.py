@@ -117,7 +117,8 @@ class DirectBearer:
                 "(claude_oauth.direct_bearer). Use your LiteLLM key; the token is the vault's.",
                 code="direct_bearer_off",
             )
-        asked_for = (request.method, get_request_route(request).rstrip("/"))
+        # A connection that LiteLLM upgrades has no method.
+        asked_for = (request.scope.get("method"), get_request_route(request).rstrip("/"))
         if asked_for not in _ASKS_ANTHROPIC and not (
             self._mode == "vault" and asked_for in _ASKS_ABOUT_ONESELF
         ):
@@ -130,9 +131,11 @@ class DirectBearer:
         if not is_well_made(token):
             raise _unknown()
         if self._mode == "any":
+            logger.debug("a Claude token does for a key and goes on as it came")
             pass_on(token)
             return _authenticated(label_of_token(token), user_id=None)
         owner = await self._owner(token)
+        logger.debug("a Claude token of user %r does for a key", owner)
         return _authenticated(label_of_owner(owner), user_id=owner)
 
     async def _owner(self, token: Secret) -> str:
@@ -179,7 +182,7 @@ def _take_out(request: Request, token: Secret) -> None:
     """
     needle = token.reveal().encode()
     request.scope["headers"] = [
-        (name, value) for name, value in request.scope["headers"] if needle not in value
+        (name, value) for name, value in request.scope.get("headers", ()) if needle not in value
     ]
     vars(request).pop("_headers", None)  # what Starlette has read of them
     cached: Any = getattr(request.state, "_cached_headers", None)  # and LiteLLM
