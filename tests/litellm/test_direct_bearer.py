@@ -1,5 +1,7 @@
 """A Claude token in place of a LiteLLM key: whose call it is, what it opens, who sees the token."""
 
+import json
+import os
 import secrets
 import socket
 import subprocess
@@ -12,7 +14,17 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.litellm.processes import HERE, Proxy, Vault, hello, require_litellm, running, until
+from tests.litellm.processes import (
+    HERE,
+    LITELLM_ENVIRONMENT,
+    Proxy,
+    Vault,
+    free_port,
+    hello,
+    require_litellm,
+    running,
+    until,
+)
 from tests.simulator import Simulator
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -498,6 +510,54 @@ def test_no_callback_and_no_log_is_given_any_token(
     for written in (open_proxy.recorded(), open_proxy.output()):
         assert token not in written
         assert token.removeprefix("sk-ant-") not in written
+
+
+# Without a vault
+
+
+@pytest.fixture(scope="module")
+def without_a_vault() -> Any:
+    require_litellm()
+    done = subprocess.run(
+        [
+            str(LITELLM_ENVIRONMENT / "bin" / "python"),
+            str(HERE / "direct_alone.py"),
+            f"http://127.0.0.1:{free_port()}",
+        ],
+        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "canary" not in done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_while_the_vault_is_away_a_token_that_was_not_known_has_to_wait(
+    without_a_vault: Any,
+) -> None:
+    assert without_a_vault["away"]["status"] == "503"
+    assert "cannot say for now whose" in without_a_vault["away"]["says"]
+    assert "canary" not in without_a_vault["away"]["says"]
+
+
+def test_the_token_is_taken_out_of_the_request(without_a_vault: Any) -> None:
+    assert without_a_vault["headers left"] == {"accept": "*/*"}
+
+
+def test_other_keys_are_left_to_litellm(without_a_vault: Any) -> None:
+    assert without_a_vault["another key"] == {"answer": "None"}
+    assert without_a_vault["no key"] == {"answer": "None"}
+
+
+def test_a_connection_that_is_upgraded_is_not_opened(without_a_vault: Any) -> None:
+    assert without_a_vault["upgraded"]["status"] == "403"
+
+
+def test_a_custom_auth_that_is_not_there_is_named(without_a_vault: Any) -> None:
+    assert "claude_oauth.custom_auth: no_such.auth is not found" in without_a_vault["not found"]
 
 
 # `off`, and what LiteLLM must be told besides

@@ -52,9 +52,12 @@ class Credentials(Protocol):
 
 def mount(app: Any, config: Mapping[str, Any], credentials: Credentials) -> None:
     """Puts our routes before LiteLLM's of the same paths."""
-    app.include_router(_router(credentials))
     routes = app.router.routes
-    routes.insert(0, routes.pop())
+    theirs = len(routes)
+    app.include_router(_router(credentials))
+    ours = routes[theirs:]  # one or many, by the version of FastAPI
+    routes[theirs:] = []
+    routes[:0] = ours
     # The other routes that count (OpenAI's, Google's, LiteLLM's own) count by themselves now:
     # they would ask Anthropic with the deployment's API key, and not say for whom.
     AnthropicTokenCounter.should_use_token_counting_api = _never  # type: ignore[method-assign, unused-ignore]
