@@ -180,14 +180,16 @@ def _take_out(request: Request, token: Secret) -> None:
 
     LiteLLM copies the headers of a request into what every callback is given.
     """
-    needle = token.reveal().encode()
+    text = token.reveal()
     request.scope["headers"] = [
-        (name, value) for name, value in request.scope.get("headers", ()) if needle not in value
+        (name, value)
+        for name, value in request.scope.get("headers", ())
+        if text.encode() not in value
     ]
     vars(request).pop("_headers", None)  # what Starlette has read of them
     cached: Any = getattr(request.state, "_cached_headers", None)  # and LiteLLM
     if isinstance(cached, dict):
-        for name in [name for name, value in cached.items() if token.reveal() in value]:
+        for name in [name for name, value in cached.items() if text in value]:
             del cached[name]
 
 

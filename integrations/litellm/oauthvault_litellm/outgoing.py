@@ -80,6 +80,11 @@ def carried_token(kwargs: Mapping[str, Any]) -> Secret | None:
     return None
 
 
+def api_key_headers(key: Secret) -> dict[str, str]:
+    """What Anthropic is sent with an API key, where that serves instead of a token."""
+    return {"x-api-key": key.reveal()}
+
+
 def betas_in(headers: Mapping[str, Any]) -> list[str]:
     """The values of every ``anthropic-beta`` among these headers."""
     return [

@@ -162,7 +162,7 @@ class _Question:
         if self.betas:
             headers["anthropic-beta"] = ",".join(self.betas)
         if (key := call.api_key(self.deployment)) is not None:
-            headers["x-api-key"] = key.reveal()
+            headers |= outgoing.api_key_headers(key)
         return headers
 
 

@@ -47,7 +47,7 @@ def is_claude_token(key: object) -> bool:
 
 def is_well_made(token: Secret) -> bool:
     """Whether it can be a token at all, so that it is worth a question."""
-    return _TOKEN.fullmatch(token.reveal()) is not None
+    return bool(_TOKEN.fullmatch(token.reveal()))
 
 
 def label_of_owner(owner: str) -> str:
@@ -57,7 +57,8 @@ def label_of_owner(owner: str) -> str:
 
 def label_of_token(token: Secret) -> str:
     """What stands for the key of someone of whom only the token is known."""
-    return f"{_LABEL}{hashlib.sha256(b'oauthvault ' + token.reveal().encode()).hexdigest()}"
+    digest = hashlib.sha256(b"oauthvault " + token.reveal().encode())
+    return _LABEL + digest.hexdigest()
 
 
 def pass_on(token: Secret) -> None:
