@@ -5,9 +5,20 @@ as ``general_settings.custom_auth`` in the proxy's own process, so nothing of ou
 """
 
 import os
+from typing import Any
 
 from fastapi import Request
 from litellm.proxy._types import LitellmUserRoles, UserAPIKeyAuth
+
+# As LiteLLM makes such keys: none of them has a user.
+_NOBODYS: dict[str, dict[str, Any]] = {
+    "sk-test-nobody": {},
+    "sk-test-of-a-team": {"team_id": "team-blue"},
+    "sk-test-service-account": {
+        "team_id": "team-blue",
+        "metadata": {"service_account_id": "nightly"},
+    },
+}
 
 
 async def user_api_key_auth(request: Request, api_key: str) -> UserAPIKeyAuth:
@@ -17,12 +28,16 @@ async def user_api_key_auth(request: Request, api_key: str) -> UserAPIKeyAuth:
             user_id="default_user_id",
             user_role=LitellmUserRoles.PROXY_ADMIN,
         )
-    if api_key == "sk-test-nobody":
-        return UserAPIKeyAuth(api_key=api_key, user_role=LitellmUserRoles.INTERNAL_USER)
+    if api_key in _NOBODYS:
+        return UserAPIKeyAuth(
+            api_key=api_key, user_role=LitellmUserRoles.INTERNAL_USER, **_NOBODYS[api_key]
+        )
     if api_key.startswith("sk-test-"):
+        user_id, _, model = api_key.removeprefix("sk-test-").partition("+only+")
         return UserAPIKeyAuth(
             api_key=api_key,
-            user_id=api_key.removeprefix("sk-test-"),
+            user_id=user_id,
+            models=[model] if model else [],
             user_role=LitellmUserRoles.INTERNAL_USER,
         )
     raise ValueError("unknown test key")

@@ -390,6 +390,50 @@ def test_a_request_cannot_say_who_it_is_from(
         assert not arrived(anthropic)
 
 
+_HEADERS_OF_END_USERS = (
+    "x-litellm-end-user-id",
+    "x-litellm-customer-id",
+    "x-litellm-user-id",
+    "x-litellm-team-id",
+    "x-openwebui-user-id",
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", {**hello("claude-3-sonnet"), "user": "bob"}),
+        ("/v1/messages", {**hello("claude-3-sonnet"), "metadata": {"user_id": "bob"}}),
+        ("/v1/responses", {"model": "claude-3-sonnet", "input": "Hello!", "user": "bob"}),
+    ],
+    ids=["chat", "messages", "responses"],
+)
+def test_an_end_user_is_not_the_caller(
+    team_proxy: Proxy, anthropic: Simulator, path: str, body: dict[str, Any]
+) -> None:
+    headers = dict.fromkeys(_HEADERS_OF_END_USERS, "bob")
+    refused = team_proxy.post(path, "sk-test-of-a-team", body, **headers)
+    assert refused.status_code == 403, refused.text
+    assert not arrived(anthropic)
+    answer = team_proxy.post(path, "sk-test-alice", body, **headers)
+    assert answer.status_code == 200, answer.text
+    assert "Hello from alice" in answer.text
+    carries_only_the_token_of(anthropic, "alice")
+
+
+def test_a_health_check_spends_nobodys_token(team_proxy: Proxy, anthropic: Simulator) -> None:
+    answer = httpx.get(
+        f"{team_proxy.url}/health?model=claude-3-sonnet",
+        headers={"Authorization": f"Bearer {MASTER_KEY}"},
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+    assert arrived(anthropic)
+    for one in arrived(anthropic):
+        assert one.headers["x-api-key"] == "sk-ant-api03-of-the-company"
+        assert "authorization" not in one.headers
+
+
 def test_mallory_without_a_credential_is_told_what_to_do(
     team_proxy: Proxy, anthropic: Simulator
 ) -> None:
@@ -403,11 +447,13 @@ def test_mallory_without_a_credential_is_told_what_to_do(
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("sk-test-nobody", "has no user id"),
+        ("sk-test-nobody", "has no user id, so it has no Claude credential"),
+        ("sk-test-of-a-team", "belongs to a team"),
+        ("sk-test-service-account", "is a service account's"),
         ("sk-test-default", "named 'default'"),
         (MASTER_KEY, "master key belongs to no single user"),
     ],
-    ids=["no user", "default", "master key"],
+    ids=["no user", "team", "service account", "default", "master key"],
 )
 def test_a_key_without_a_person_behind_it_is_refused(
     team_proxy: Proxy, anthropic: Simulator, key: str, sentence: str

@@ -79,6 +79,35 @@ def test_a_401_of_upstream_is_reported_by_generation(vault: ScriptedVault) -> No
     assert asked.body == {"generation": 7}
 
 
+def test_whose_token_it_is_is_asked_without_naming_a_user(vault: ScriptedVault) -> None:
+    vault.answers(Answer(200, {"user_id": "alice", "generation": 3, "expires_at": 5}))
+    token = Secret("sk-ant-oat01-canary")
+    assert ask(vault.url, lambda client: client.identify(token)) == "alice"
+    (asked,) = vault.asked
+    assert (asked.method, asked.path) == ("POST", "/auth/claude/token/identify")
+    assert asked.body == {"access_token": "sk-ant-oat01-canary"}
+    assert asked.headers["X-OAuthVault-User"] is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (problem(404, "no_token"), NoToken),
+        (problem(403, "insufficient_scope"), KeyRefused),
+        (Answer(200, {"user_id": 7}), VaultUnreachable),
+        (Answer(200, b"<html>"), VaultUnreachable),
+    ],
+)
+def test_nobody_is_nobody_and_the_token_is_in_no_error(
+    vault: ScriptedVault, answer: Answer, kind: type[VaultError]
+) -> None:
+    vault.answers(answer)
+    with pytest.raises(kind) as raised:
+        ask(vault.url, lambda client: client.identify(Secret("sk-ant-oat01-canary")))
+    assert "canary" not in repr(raised.value)
+    assert raised.value.__cause__ is None
+
+
 @pytest.mark.parametrize(("status", "taken"), [(201, True), (200, False), (412, False)])
 def test_a_credential_is_offered_only_where_nothing_is_stored(
     vault: ScriptedVault, status: int, taken: bool

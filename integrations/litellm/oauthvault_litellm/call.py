@@ -13,6 +13,7 @@ from litellm.constants import LITTELM_INTERNAL_HEALTH_SERVICE_ACCOUNT_NAME as HE
 from litellm.proxy._types import UserAPIKeyAuth
 
 from oauthvault_litellm.outgoing import PROVIDER, is_allowed
+from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import expand
 
 _DEFAULT_ADDRESS = "https://api.anthropic.com"
@@ -52,12 +53,51 @@ def is_health_check(who: UserAPIKeyAuth | None) -> bool:
     )
 
 
+def carries_headers(call_type: Any) -> bool:
+    """Whether LiteLLM sends the headers of :func:`outgoing.with_token` on a call of this kind.
+
+    On others (files, batches, skills) it would take the server's API key and look at nothing else.
+    """
+    return getattr(call_type, "value", call_type) in _CARRYING
+
+
+_CARRYING = frozenset(
+    prefix + name
+    for prefix in ("", "a")
+    for name in (
+        "completion",
+        "text_completion",
+        "anthropic_messages",
+        "responses",
+        # Becomes a completion, which is a call of its own.
+        "generate_content",
+        "generate_content_stream",
+    )
+)
+
+
 def foreign_host(call: Mapping[str, Any], allowed_hosts: frozenset[str]) -> str | None:
     """A host that this call could reach and that may not see a token; None if there is none."""
     for address in _addresses(call):
         if not is_allowed(address, allowed_hosts):
             return re.sub(r"^(\w+:)?//|[/?#].*$", "", address).rpartition("@")[2] or "no host"
     return None
+
+
+def address_of(call: Mapping[str, Any]) -> str:
+    """Where LiteLLM sends this call, without the path of Messages."""
+    address = next(_addresses(call)).rstrip("/")
+    for suffix in ("/v1/messages", "/v1"):
+        address = address.removesuffix(suffix)
+    return address
+
+
+def api_key(call: Mapping[str, Any]) -> Secret | None:
+    """The API key with which LiteLLM would send this call, if there is one."""
+    stored = _stored_credential(call).get("api_key")
+    key = call.get("api_key") or stored or litellm.anthropic_key or litellm.api_key
+    key = key or os.environ.get("ANTHROPIC_API_KEY")
+    return Secret(str(key)) if key else None
 
 
 def _addresses(call: Mapping[str, Any]) -> Iterator[str]:
@@ -93,10 +133,30 @@ def with_expanded_api_key(call: Mapping[str, Any]) -> dict[str, Any]:
 
 def has_api_key(call: Mapping[str, Any]) -> bool:
     """Whether LiteLLM could serve this call without a token of ours."""
-    return bool(
-        call.get("api_key")
-        or _stored_credential(call).get("api_key")
-        or litellm.anthropic_key
-        or litellm.api_key
-        or os.environ.get("ANTHROPIC_API_KEY")
-    )
+    return api_key(call) is not None
+
+
+async def deployment_of(group: str) -> dict[str, Any] | None:
+    """Of the deployments behind a name that clients use, the parameters of one: one that is
+    available, if there is one. None where LiteLLM knows none."""
+    from litellm.proxy import proxy_server
+
+    router = proxy_server.llm_router
+    if router is None:
+        return None
+    try:
+        found = await router.async_get_available_deployment(model=group, request_kwargs={})
+    except Exception:
+        # The router has many ways to say that all of them rest, or that it knows none.
+        found = next(iter(router.get_model_list(model_name=group) or ()), None)
+    return None if found is None else dict(found["litellm_params"])
+
+
+def model_of(call: Mapping[str, Any]) -> str:
+    """The model's name at Anthropic."""
+    model: str = litellm.get_llm_provider(
+        model=str(call["model"]),
+        custom_llm_provider=call.get("custom_llm_provider"),
+        api_base=call.get("api_base"),
+    )[0]
+    return model

@@ -10,10 +10,13 @@ from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.router import RetryPolicy
 
-from oauthvault_litellm import call, outgoing, routes
+from oauthvault_litellm import call, outgoing, passing_through, routes
 from oauthvault_litellm.client import AccessToken, VaultError
-from oauthvault_litellm.identity import credential_owner
+from oauthvault_litellm.demands import check_config
+from oauthvault_litellm.identity import owner_for
+from oauthvault_litellm.presented import is_passed_on, presented
 from oauthvault_litellm.refusals import Refusal, may_fall_back, refusal_for
+from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import Settings, SettingsError, claude_oauth_block, read_settings
 from oauthvault_litellm.tokens import Tokens
 
@@ -27,10 +30,12 @@ def load_hook() -> "OAuthVaultHook":
     ends the start of the proxy here, with the sentence of its SettingsError.
     """
     hook = OAuthVaultHook()
-    if _config():
+    if config := _config():
         settings = hook.settings()
+        check_config(config, settings)
         if settings.enabled:
             routes.mount(_app(), settings, hook.tokens)
+            passing_through.mount(_app(), config, hook)
     return hook
 
 
@@ -87,7 +92,8 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         the operator says about retries after a 401 goes first.
         """
         group = data.get("model")
-        if not isinstance(group, str) or not self.settings().enabled:
+        # A token that a caller brought is not replaced: a retry would meet the same 401.
+        if not isinstance(group, str) or not self.settings().enabled or is_passed_on():
             return
         router = _router()
         if router is None or not _reaches_anthropic(router, group):
@@ -107,15 +113,23 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
 
         Runs for every attempt, so a retry gets the token that is right by then.
         """
+        who = call.caller(kwargs)
         if not call.is_anthropic(kwargs):
+            _refuse_other_providers(who)
             return None
         settings = self.settings()
         changed = call.with_expanded_api_key(kwargs)
-        who = call.caller(kwargs)
         if not settings.enabled or call.is_health_check(who):
             return changed
         try:
-            token = await self._token_for(changed, who, settings)
+            if not call.carries_headers(call_type):
+                raise Refusal(
+                    403,
+                    "LiteLLM does this at Anthropic with the server's API key and with no other "
+                    "credential, so it is not done here.",
+                    code="not_with_a_token",
+                )
+            token = await self.token_for(changed, who, settings)
         except Refusal as refusal:
             raise _final(refusal) from None
         if token is None:
@@ -137,11 +151,15 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         if token is None or status not in (401, 429):
             return
         _spare_the_deployment(request_data)
-        if status == 429:
-            return
-        settings = self.settings()
-        who = call.caller(request_data)
-        user = credential_owner(who.user_id if who else None, multi_user=settings.multi_user)
+        if status == 401:
+            await self.replace(token, call.caller(request_data))
+
+    async def replace(self, token: Secret, who: UserAPIKeyAuth | None) -> None:
+        """Upstream answered 401 to this token: what :meth:`token_for` gives next is another one,
+        or it says why there is none."""
+        if _brought_by(who) is not None:
+            return  # the vault does not have it
+        user = owner_for(who, multi_user=self.settings().multi_user)
         try:
             await self.tokens().rejected(user, token)
         except VaultError as error:
@@ -150,14 +168,15 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         else:
             logger.info("upstream refused the token of user %r: replaced", user)
 
-    async def _token_for(
+    async def token_for(
         self, kwargs: Mapping[str, Any], who: UserAPIKeyAuth | None, settings: Settings
     ) -> AccessToken | None:
         """The token to use, or None where the deployment's API key is to serve instead.
 
         Raises :class:`Refusal` where neither may.
         """
-        user = credential_owner(who.user_id if who else None, multi_user=settings.multi_user)
+        brought = _brought_by(who)
+        user = owner_for(who, multi_user=settings.multi_user) if brought is None else ""
         if host := call.foreign_host(kwargs, settings.allowed_hosts):
             raise Refusal(
                 403,
@@ -165,6 +184,8 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
                 "hosts that may are in claude_oauth.allowed_hosts.",
                 code="host_not_allowed",
             )
+        if brought is not None:
+            return brought
         try:
             token = await self.tokens().of(user)
         except VaultError as error:
@@ -186,6 +207,40 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
                 code="not_an_oauth_token",
             )
         return token
+
+
+def _brought_by(who: UserAPIKeyAuth | None) -> AccessToken | None:
+    """The token that is the only credential of this request, because the caller came with it.
+
+    Raises :class:`Refusal` for calls that LiteLLM makes beside such a request, on nobody's account:
+    another credential would pay for them.
+    """
+    if who is None:
+        if is_passed_on():
+            raise Refusal(
+                403, "Nobody pays for this call beside a caller's own token.", code="user_required"
+            )
+        return None
+    came_with = presented(who.api_key, who.user_id)
+    if came_with is None or came_with.token is None:
+        return None
+    return AccessToken(
+        access_token=came_with.token, expires_at=0, generation=0, headers={}, etag=None
+    )
+
+
+def _refuse_other_providers(who: UserAPIKeyAuth | None) -> None:
+    """Who came with a Claude token has Anthropic's models by it: others cost somebody else."""
+    try:
+        if who is None or presented(who.api_key, who.user_id) is None:
+            return
+        raise Refusal(
+            403,
+            "A Claude token opens Anthropic's models only. Use your LiteLLM key for this one.",
+            code="provider_not_allowed",
+        )
+    except Refusal as refusal:
+        raise _final(refusal) from None
 
 
 def _final(refusal: Refusal) -> HTTPException:

@@ -191,6 +191,16 @@ class VaultClient:
         answer = await self._ask("PUT", "/auth/claude/settings", user=user, json=asked)
         return RefreshSettings.from_answer(answer, asked)
 
+    async def identify(self, token: Secret) -> str:
+        """The user whose current token this is. Raises :class:`NoToken` where it is nobody's."""
+        content = dumps({"access_token": token.reveal()}).encode()
+        path = "/auth/claude/token/identify"
+        answer = _checked(await self._once("POST", path, user=None, content=content, headers={}))
+        try:
+            return _text(answer.json()["user_id"])
+        except (ValueError, TypeError, KeyError):
+            raise VaultUnreachable("the vault answered without a user that can be read") from None
+
     async def relay(
         self,
         method: str,

@@ -44,22 +44,31 @@ def with_token(
     betas: list[str] = []
     for name in ("headers", "extra_headers"):
         if isinstance(kwargs.get(name), Mapping):
-            betas += _betas(kwargs[name])
+            betas += betas_in(kwargs[name])
             changed[name] = _without_credentials(kwargs[name])
     entries = _entries(kwargs.get("provider_specific_header"))
     for entry in entries:
         if PROVIDER in (p.strip() for p in str(entry.get("custom_llm_provider", "")).split(",")):
-            betas += _betas(entry.get("extra_headers") or {})
+            betas += betas_in(entry.get("extra_headers") or {})
             entry["extra_headers"] = _without_credentials(entry.get("extra_headers") or {})
-    betas += _betas(headers)
-    carried = {k: v for k, v in headers.items() if k.lower() not in (*_CREDENTIALS, _BETA)}
-    carried[_BETA] = ",".join(dict.fromkeys([*betas, OAUTH_BETA]))
-    carried["authorization"] = f"Bearer {token.reveal()}"
     changed["provider_specific_header"] = [
         *entries,
-        {"custom_llm_provider": PROVIDER, "extra_headers": carried},
+        {
+            "custom_llm_provider": PROVIDER,
+            "extra_headers": credential_headers(token, headers, betas=betas),
+        },
     ]
     return changed
+
+
+def credential_headers(
+    token: Secret, headers: Mapping[str, str], *, betas: Iterable[str] = ()
+) -> dict[str, str]:
+    """What Anthropic is sent with this token: `headers` are the vault's, `betas` the client's."""
+    carried = {k: v for k, v in headers.items() if k.lower() not in (*_CREDENTIALS, _BETA)}
+    carried[_BETA] = ",".join(dict.fromkeys([*betas, *betas_in(headers), OAUTH_BETA]))
+    carried["authorization"] = f"Bearer {token.reveal()}"
+    return carried
 
 
 def carried_token(kwargs: Mapping[str, Any]) -> Secret | None:
@@ -69,6 +78,22 @@ def carried_token(kwargs: Mapping[str, Any]) -> Secret | None:
             value = (entry.get("extra_headers") or {}).get("authorization", "")
             return Secret(value.removeprefix("Bearer ")) if value else None
     return None
+
+
+def api_key_headers(key: Secret) -> dict[str, str]:
+    """What Anthropic is sent with an API key, where that serves instead of a token."""
+    return {"x-api-key": key.reveal()}
+
+
+def betas_in(headers: Mapping[str, Any]) -> list[str]:
+    """The values of every ``anthropic-beta`` among these headers."""
+    return [
+        beta.strip()
+        for name, value in headers.items()
+        if name.lower() == _BETA and isinstance(value, str)
+        for beta in value.split(",")
+        if beta.strip()
+    ]
 
 
 _BETA = "anthropic-beta"
@@ -85,13 +110,3 @@ def _entries(given: Any) -> list[dict[str, Any]]:
 
 def _without_credentials(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in headers.items() if k.lower() not in _CREDENTIALS}
-
-
-def _betas(headers: Mapping[str, Any]) -> list[str]:
-    return [
-        beta.strip()
-        for name, value in headers.items()
-        if name.lower() == _BETA and isinstance(value, str)
-        for beta in value.split(",")
-        if beta.strip()
-    ]

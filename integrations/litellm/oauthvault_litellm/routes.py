@@ -15,7 +15,7 @@ from litellm.proxy.auth.user_api_key_auth import user_api_key_auth
 
 from oauthvault_litellm import __version__
 from oauthvault_litellm.client import VaultError, VaultUnreachable
-from oauthvault_litellm.identity import credential_owner
+from oauthvault_litellm.identity import owner_for
 from oauthvault_litellm.refusals import Refusal, refusal_for
 from oauthvault_litellm.settings import Settings
 from oauthvault_litellm.tokens import Tokens
@@ -54,7 +54,7 @@ def _router(settings: Settings, tokens: Callable[[], Tokens]) -> APIRouter:
         return add
 
     async def relay(request: Request, who: UserAPIKeyAuth, content: bytes = b"") -> Response:
-        user = credential_owner(who.user_id, multi_user=settings.multi_user)
+        user = owner_for(who, multi_user=settings.multi_user)
         changes = request.method != "GET"
         if changes and not settings.multi_user and not _is_admin(who):
             raise Refusal(

@@ -68,6 +68,8 @@ class Settings:
     wait_seconds: float
     allowed_hosts: frozenset[str]
     fallback_to_api_key: bool
+    direct_bearer: str | None  # None where the block does not say
+    custom_auth: str | None  # whom to ask about everything that is no Claude token
 
 
 def claude_oauth_block(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -114,6 +116,8 @@ def read_settings(
         wait_seconds=reader.number("wait_seconds", default=30, least=0),
         allowed_hosts=_allowed_hosts(reader),
         fallback_to_api_key=reader.boolean("fallback_to_api_key", default=not multi_user),
+        direct_bearer=_direct_bearer(reader),
+        custom_auth=_custom_auth(reader),
     )
     reader.refuse_what_was_not_read()
     return settings
@@ -361,6 +365,25 @@ def _allowed_hosts(reader: _Reader) -> frozenset[str]:
 
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
+
+_BEARERS = ("vault", "any", "off")
+_ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+
+
+def _direct_bearer(reader: _Reader) -> str | None:
+    if reader.raw("direct_bearer") is False:  # what YAML makes of `off`
+        return "off"
+    return reader.choice("direct_bearer", _BEARERS)
+
+
+def _custom_auth(reader: _Reader) -> str | None:
+    value = reader.raw("custom_auth")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _ATTRIBUTE.fullmatch(value):
+        raise reader.wrong("custom_auth", "a function by its path, such as my_auth.check", value)
+    return value
+
 
 _KINDS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (lambda value: isinstance(value, Mapping), "a mapping"),

@@ -7,6 +7,7 @@ from oauthvault_litellm.block_settings import BlockSettings
 from oauthvault_litellm.cache import TokenCache
 from oauthvault_litellm.client import AccessToken, VaultClient, VaultError, VaultUnreachable
 from oauthvault_litellm.identity import DEFAULT_USER
+from oauthvault_litellm.presented import Owners
 from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import (
     OfferedCredential,
@@ -33,6 +34,11 @@ class Tokens:
         policy = RefreshPolicy() if settings.multi_user else settings.refresh
         self._block_settings = BlockSettings(policy, self.vault)
         self._cache = TokenCache(
+            self.vault,
+            cache_seconds=settings.cache_seconds,
+            max_stale_seconds=settings.max_stale_seconds,
+        )
+        self.owners = Owners(
             self.vault,
             cache_seconds=settings.cache_seconds,
             max_stale_seconds=settings.max_stale_seconds,
