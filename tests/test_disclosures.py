@@ -26,6 +26,7 @@ DISCLOSURES = {
     "oauthvault/settings.py": "to check the shape of a variable; the addresses of Redis",
     "oauthvault/management/commands/init.py": "what the environment brings on the first start",
     "integrations/litellm/oauthvault_litellm/client.py": "the hook's own key, to the vault",
+    "integrations/litellm/oauthvault_litellm/doctor/vault.py": "the same key, to the same vault",
     "integrations/litellm/oauthvault_litellm/outgoing.py": "the token, to Anthropic",
     "integrations/litellm/oauthvault_litellm/settings.py": "to check the shape of a key",
 }

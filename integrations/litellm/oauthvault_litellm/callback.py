@@ -10,7 +10,7 @@ from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.router import RetryPolicy
 
-from oauthvault_litellm import call, outgoing, routes
+from oauthvault_litellm import call, outgoing, routes, versions
 from oauthvault_litellm.client import AccessToken, VaultError
 from oauthvault_litellm.identity import credential_owner
 from oauthvault_litellm.refusals import Refusal, may_fall_back, refusal_for
@@ -239,6 +239,9 @@ def _speak(*, debug: bool) -> None:
 
 
 def _warn_about(settings: Settings) -> None:
+    version = versions.installed()
+    if version is not None and (doubt := versions.doubt(version)):
+        logger.warning("%s", doubt)
     if settings.multi_user and settings.offered is not None:
         logger.warning(
             "claude_oauth.multi_user is on, so nobody uses the tokens in the block: they are not "
