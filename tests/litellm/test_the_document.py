@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,9 @@ WITH_MY_KEY = ("YOUR_LITELLM_KEY", MASTER_KEY)
 @pytest.fixture(scope="module")
 def anthropic() -> Iterator[Simulator]:
     require_litellm()
+    for program in ("bash", "curl", "openssl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"the document needs {program}")
     with Simulator() as simulator:
         yield simulator
 
