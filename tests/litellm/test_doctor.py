@@ -117,6 +117,7 @@ MULTI_USER = f"{BLOCK}\n    multi_user: {{enabled: true}}"
         ("os.environ/MY_MASTER_KEY", "sk-short", "master key", "warning", "guessed"),
         (MODEL, "model: openai/claude\n", "models", "wrong", "no model of Anthropic's"),
         (MODEL, "model: claude-3-opus-20240229\n", "models", "ok", "claude-3-sonnet"),
+        (MODEL, 'model: "*"\n', "models", "ok", "claude-3-sonnet"),
         (MODEL, f"{MODEL}      api_base: https://user:canary@elsewhere.example/v1\n", "models",
          "wrong", "claude-3-sonnet (elsewhere.example)"),
         (MODEL, f"{MODEL}      api_base: ${{BASE}}\n", "models", "wrong", "may not see a token"),
@@ -250,6 +251,7 @@ def test_litellm_is_looked_for_where_the_doctor_runs() -> None:
     [
         (versions.OLDEST, None),
         (versions.NEWEST, None),
+        (f"{versions.NEWEST}9", None),
         ("1.0.99", f"LiteLLM 1.0.99 is older than {versions.OLDEST}"),
         ("99.0.0rc1", f"LiteLLM 99.0.0rc1 is newer than {versions.NEWEST}"),
         ("unknown", "LiteLLM unknown is older"),

@@ -246,7 +246,7 @@ def is_anthropic(deployment: Mapping[str, Any]) -> bool:
     provider = params.get("custom_llm_provider")
     if provider:
         return bool(provider == PROVIDER)
-    return model.startswith((f"{PROVIDER}/", "claude-"))
+    return model.startswith((f"{PROVIDER}/", "claude-")) or model == "*"
 
 
 def _addresses(config: Config, deployment: Mapping[str, Any]) -> list[str]:
