@@ -326,7 +326,7 @@ def test_status_has_the_fields_of_the_document(proxy: DocumentProxy) -> None:
         name: type(value) for name, value in example.items()
     }
     assert status["authenticated"] is status["is_max"] is status["auto_refresh_enabled"] is True
-    assert 0 < status["expires_in"] <= 3600
+    assert status["expires_in"] > 0
 
 
 def test_refresh_brings_another_token(proxy: DocumentProxy, anthropic: Simulator) -> None:
