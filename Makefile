@@ -2,7 +2,8 @@
 # Python 3.11 or newer, and a package index that pip can reach. Nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test isolation bench reliability lint lock clean .venv .venv-litellm
+.PHONY: help run demo test test-litellm-range isolation bench reliability lint lock clean
+.PHONY: .venv .venv-litellm .venv-litellm-oldest
 SHELL := /bin/sh
 # What pip says about a network that is not there does not name it.
 OFFLINE := { echo 'The packages could not be installed: can pip reach a package index from here?' >&2; exit 1; }
@@ -14,6 +15,7 @@ help:
 	@echo '                     vault, two LiteLLM proxies; ARGS="--once" ends after the story'
 	@echo 'make test            the test suite on SQLite, then on PostgreSQL and Redis;'
 	@echo '                     make test ARGS="--only sqlite -k refresh" for a part of it'
+	@echo 'make test-litellm-range   the hook in the oldest and the newest LiteLLM that it supports'
 	@echo 'make isolation       ten thousand requests in 16 threads, and every address × every stranger'
 	@echo 'make bench           measure: ratios of one interleaved run, as a table and as JSON'
 	@echo 'make reliability     many callers, kill -9, faults: what holds, into docs/reliability.md'
@@ -34,6 +36,13 @@ demo: .venv/.runtime .venv-litellm/.installed
 
 test: .venv/.dev
 	@exec .venv/bin/python -m tests $(ARGS)
+
+test-litellm-range: .venv/.dev .venv-litellm-oldest .venv-litellm
+	@for environment in .venv-litellm-oldest .venv-litellm; do \
+		echo; echo "$$environment: LiteLLM $$($$environment/bin/python -c 'import importlib.metadata as m; print(m.version("litellm"))')"; \
+		TEST_LITELLM_ENVIRONMENT='$(CURDIR)'/$$environment .venv/bin/python -m tests --only sqlite \
+			tests/litellm/test_end_to_end.py tests/litellm/test_the_document.py $(ARGS) || exit 1; \
+	done
 
 isolation: .venv/.dev
 	@exec .venv/bin/python -m tests --only postgresql \
@@ -63,7 +72,8 @@ lock: .venv/.dev
 	$(COMPILE) pyproject.toml --group build -o requirements/runtime.lock
 	$(COMPILE) pyproject.toml --group dev -c requirements/runtime.lock -o requirements/dev.lock
 	$(COMPILE) integrations/litellm/requirements.in -o integrations/litellm/requirements.lock
-	@! grep -n '://' requirements/*.lock integrations/litellm/requirements.lock
+	$(COMPILE) integrations/litellm/requirements-oldest.in -o integrations/litellm/requirements-oldest.lock
+	@! grep -n '://' requirements/*.lock integrations/litellm/*.lock
 
 # --- Environments -------------------------------------------------------------------------
 # A stamp is written when all of its step is done, and never before: an interrupted
@@ -97,6 +107,16 @@ lock: .venv/.dev
 	@.venv-litellm/bin/python $(PIP) install --no-deps --no-build-isolation -e integrations/litellm
 	@touch $@
 
+.venv-litellm-oldest: .venv-litellm-oldest/.installed
+
+.venv-litellm-oldest/.installed: .venv-litellm-oldest/.made \
+		integrations/litellm/requirements-oldest.lock integrations/litellm/pyproject.toml
+	@rm -f $@
+	@echo 'Installing the oldest LiteLLM that is supported, and the hook, into .venv-litellm-oldest'
+	@.venv-litellm-oldest/bin/python $(PIP) install --no-deps --require-hashes -r integrations/litellm/requirements-oldest.lock || $(OFFLINE)
+	@.venv-litellm-oldest/bin/python $(PIP) install --no-deps --no-build-isolation -e integrations/litellm
+	@touch $@
+
 # An environment that does not run (its Python was removed) or was made for another folder
 # (the checkout was moved or copied) is made anew; one that somebody else made is kept.
 usable = $(shell grep -qsF '$(CURDIR)/$(1)' $(1)/bin/activate && \
@@ -108,8 +128,11 @@ endif
 ifneq ($(call usable,.venv-litellm),yes)
 .PHONY: .venv-litellm/.made
 endif
+ifneq ($(call usable,.venv-litellm-oldest),yes)
+.PHONY: .venv-litellm-oldest/.made
+endif
 
-.venv/.made .venv-litellm/.made:
+.venv/.made .venv-litellm/.made .venv-litellm-oldest/.made:
 	@set -e; environment=$(@D); \
 	if [ '$(call usable,$(@D))' = yes ] && "$$environment/bin/python" -m pip --version >/dev/null 2>&1; then \
 		touch $@; exit 0; \
@@ -132,5 +155,5 @@ endif
 	touch $@
 
 clean:
-	rm -rf .venv .venv-litellm .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-litellm .venv-litellm-oldest .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

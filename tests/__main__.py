@@ -7,6 +7,7 @@ What could not be tested is named at the end, and under CI=true it is a failure.
 import argparse
 import os
 import secrets
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -188,8 +189,12 @@ def _result(where: str, status: int, report: Path) -> Result:
 
 def _missing_tools() -> list[str]:
     missing = []
-    if not (REPOSITORY / ".venv-litellm" / "bin" / "litellm").exists():
+    litellm = Path(os.environ.get("TEST_LITELLM_ENVIRONMENT") or REPOSITORY / ".venv-litellm")
+    if not (litellm / "bin" / "litellm").exists():
         missing.append("the LiteLLM hook in a real proxy (no .venv-litellm; make .venv-litellm)")
+    for program in ("bash", "curl", "openssl"):
+        if shutil.which(program) is None:
+            missing.append(f"the commands of the document (no {program}; apt install {program})")
     if servers.find_chromium() is None:
         missing.append("the dashboard in a browser (no Chromium found; apt install chromium)")
     if servers.find_faketime() is None:

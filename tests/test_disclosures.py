@@ -27,6 +27,7 @@ DISCLOSURES = {
     "oauthvault/management/commands/init.py": "what the environment brings on the first start",
     "integrations/litellm/oauthvault_litellm/client.py": "the hook's own key, to the vault",
     "integrations/litellm/oauthvault_litellm/direct.py": "to take a token out of the request",
+    "integrations/litellm/oauthvault_litellm/doctor/vault.py": "the same key, to the same vault",
     "integrations/litellm/oauthvault_litellm/outgoing.py": "the token, to Anthropic",
     "integrations/litellm/oauthvault_litellm/presented.py": "to know a token again by its digest",
     "integrations/litellm/oauthvault_litellm/settings.py": "to check the shape of a key",

@@ -19,7 +19,8 @@ import pytest
 from tests.simulator import Controls
 
 ROOT = Path(__file__).resolve().parents[2]
-LITELLM_ENVIRONMENT = ROOT / ".venv-litellm"
+# Another one than `make .venv-litellm` makes, to try another release of LiteLLM.
+LITELLM_ENVIRONMENT = Path(os.environ.get("TEST_LITELLM_ENVIRONMENT") or ROOT / ".venv-litellm")
 HERE = Path(__file__).resolve().parent
 
 # An empty environment but for what a program needs to be found and to speak.
@@ -52,7 +53,7 @@ class Process:
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def wait_until_ready(self, path: str, seconds: float = 90.0) -> None:
+    def wait_until_ready(self, path: str, seconds: float = 180.0) -> None:
         def ready() -> bool:
             assert self.process.poll() is None, self.output()
             try:
@@ -74,7 +75,7 @@ class Process:
 class Vault(Process):
     """`oauthvault up` on an empty directory, refreshing at a simulator."""
 
-    def __init__(self, directory: Path, simulator: Controls) -> None:
+    def __init__(self, directory: Path, simulator: Controls, **environment: str) -> None:
         port = free_port()
         self.service_key = service_key()
         super().__init__(
@@ -85,6 +86,7 @@ class Vault(Process):
             OAUTHVAULT_PORT=str(port),
             OAUTHVAULT_SERVICE_KEY=self.service_key,
             CLAUDE_OAUTH_TOKEN_URL=simulator.token_url,
+            **environment,
         )
 
     def run(self, *arguments: str) -> Any:

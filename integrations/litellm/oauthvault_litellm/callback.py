@@ -10,7 +10,7 @@ from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.router import RetryPolicy
 
-from oauthvault_litellm import call, outgoing, passing_through, routes
+from oauthvault_litellm import call, outgoing, passing_through, routes, versions
 from oauthvault_litellm.client import AccessToken, VaultError
 from oauthvault_litellm.demands import check_config
 from oauthvault_litellm.identity import owner_for
@@ -294,6 +294,9 @@ def _speak(*, debug: bool) -> None:
 
 
 def _warn_about(settings: Settings) -> None:
+    version = versions.installed()
+    if version is not None and (doubt := versions.doubt(version)):
+        logger.warning("%s", doubt)
     if settings.multi_user and settings.offered is not None:
         logger.warning(
             "claude_oauth.multi_user is on, so nobody uses the tokens in the block: they are not "
