@@ -13,7 +13,8 @@ from litellm.types.router import RetryPolicy
 from oauthvault_litellm import call, outgoing, routes
 from oauthvault_litellm.client import AccessToken, VaultError
 from oauthvault_litellm.identity import credential_owner
-from oauthvault_litellm.refusals import Refusal, may_fall_back, refusal_for
+from oauthvault_litellm.masking import Mask, take_places
+from oauthvault_litellm.refusals import Refusal, StandIn, refusal_for
 from oauthvault_litellm.settings import Settings, SettingsError, claude_oauth_block, read_settings
 from oauthvault_litellm.tokens import Tokens
 
@@ -55,6 +56,8 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         super().__init__()
         self._settings: Settings | None = None
         self._tokens: Tokens | None = None
+        self._stand_in: StandIn | None = None
+        self._mask = Mask()
 
     def settings(self) -> Settings:
         """Read and checked at the first use. Raises :class:`SettingsError`."""
@@ -75,6 +78,11 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         if self._tokens is None:
             self._tokens = Tokens(self.settings())
         return self._tokens
+
+    def stand_in(self) -> StandIn:
+        if self._stand_in is None:
+            self._stand_in = StandIn(allowed=self.settings().fallback_to_api_key)
+        return self._stand_in
 
     # LiteLLM passes by keyword and the names of the parameters are its own.
 
@@ -107,15 +115,16 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
 
         Runs for every attempt, so a retry gets the token that is right by then.
         """
+        take_places(self._mask, self)
         if not call.is_anthropic(kwargs):
-            return None
+            return outgoing.without_token(kwargs)
         settings = self.settings()
-        changed = call.with_expanded_api_key(kwargs)
+        changed = call.with_expanded_api_key(outgoing.without_token(kwargs))
         who = call.caller(kwargs)
         if not settings.enabled or call.is_health_check(who):
             return changed
         try:
-            token = await self._token_for(changed, who, settings)
+            token = await self._token_for(changed, call_type, who, settings)
         except Refusal as refusal:
             raise _final(refusal) from None
         if token is None:
@@ -137,11 +146,12 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         if token is None or status not in (401, 429):
             return
         _spare_the_deployment(request_data)
-        if status == 429:
-            return
         settings = self.settings()
         who = call.caller(request_data)
         user = credential_owner(who.user_id if who else None, multi_user=settings.multi_user)
+        if status == 429:
+            self.stand_in().refuse(user)
+            return
         try:
             await self.tokens().rejected(user, token)
         except VaultError as error:
@@ -151,32 +161,28 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
             logger.info("upstream refused the token of user %r: replaced", user)
 
     async def _token_for(
-        self, kwargs: Mapping[str, Any], who: UserAPIKeyAuth | None, settings: Settings
+        self,
+        kwargs: Mapping[str, Any],
+        call_type: Any,
+        who: UserAPIKeyAuth | None,
+        settings: Settings,
     ) -> AccessToken | None:
         """The token to use, or None where the deployment's API key is to serve instead.
 
         Raises :class:`Refusal` where neither may.
         """
         user = credential_owner(who.user_id if who else None, multi_user=settings.multi_user)
-        if host := call.foreign_host(kwargs, settings.allowed_hosts):
-            raise Refusal(
-                403,
-                f"This model is served by {host}, which may not see a Claude OAuth token. The "
-                "hosts that may are in claude_oauth.allowed_hosts.",
-                code="host_not_allowed",
-            )
+        _refuse_to_send_astray(kwargs, call_type, settings)
+        stand_in = self.stand_in()
         try:
             token = await self.tokens().of(user)
         except VaultError as error:
-            if settings.fallback_to_api_key and may_fall_back(error) and call.has_api_key(kwargs):
-                logger.warning(
-                    "no token for user %r (%s): the API key of the deployment serves this request",
-                    user,
-                    error.code,
-                )
+            if stand_in.may_serve(user, error) and call.has_api_key(kwargs):
+                self.api_key_serves(user, error)
                 return None
             logger.warning("a request of user %r was refused: %s", user, error.code)
             raise refusal_for(error, user=user) from None
+        stand_in.token_given(user)
         if not outgoing.is_oauth_token(token.access_token):
             raise Refusal(
                 401,
@@ -186,6 +192,47 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
                 code="not_an_oauth_token",
             )
         return token
+
+    def api_key_serves(self, user: str, error: VaultError) -> None:
+        """Every request that the deployment's API key pays in place of a token comes by here."""
+        logger.warning(
+            "no token for user %r (%s): the API key of the deployment serves this request",
+            user,
+            error.code,
+        )
+
+
+def _refuse_to_send_astray(kwargs: Mapping[str, Any], call_type: Any, settings: Settings) -> None:
+    """Raises :class:`Refusal` where a token would not arrive, or not at Anthropic alone."""
+    if not call.carries_headers(call_type):
+        name = getattr(call_type, "value", call_type)
+        raise Refusal(
+            403,
+            f"LiteLLM sends a request of this kind ({name}) to Anthropic with the server's API key "
+            "and never with a token of the caller's own.",
+            code="kind_not_covered",
+        )
+    if call.names_deployments(kwargs):
+        raise Refusal(
+            403,
+            "A request with a model_list of its own may not carry a Claude OAuth token.",
+            code="host_not_allowed",
+        )
+    if host := call.foreign_host(kwargs, settings.allowed_hosts):
+        raise Refusal(
+            403,
+            f"This model is served by {host}, which may not see a Claude OAuth token. The "
+            "hosts that may are in claude_oauth.allowed_hosts.",
+            code="host_not_allowed",
+        )
+    if host := call.open_to_others(kwargs):
+        raise Refusal(
+            403,
+            f"This model is served by {host} over plain http, where others can read a Claude "
+            "OAuth token. Give its api_base as https, or take it out of reach of HTTP_PROXY where "
+            "it is on this machine.",
+            code="host_not_allowed",
+        )
 
 
 def _final(refusal: Refusal) -> HTTPException:
