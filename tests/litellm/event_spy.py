@@ -1,4 +1,5 @@
-"""A callback that writes down all that LiteLLM hands it, as deep as objects go.
+"""A callback that looks at all that LiteLLM hands it, as deep as objects go, and writes down what
+looks like a credential of Anthropic's.
 
 LiteLLM loads this in the proxy's own process, so nothing of ours is imported. The file it writes
 to is in TEST_SPY_FILE; each event begins with a line of its own.
@@ -49,6 +50,8 @@ def shown(thing: Any) -> list[str]:
 
 
 def _as_text(one: Any) -> list[str]:
+    if isinstance(one, Mapping | list | tuple | set | frozenset):
+        return []  # its parts say it all
     try:
         return [repr(one), str(one)]
     except Exception:  # of whatever LiteLLM made
@@ -71,7 +74,8 @@ def _parts(one: Any) -> list[Any]:
 
 
 def note(event: str, *given: Any) -> None:
-    lines = [f"=== {event}", *shown(given)]
+    # What is no credential is not written down: a request has a thousand texts.
+    lines = [f"=== {event}", *(text for text in shown(given) if "sk-ant-" in text)]
     with _writing, open(os.environ["TEST_SPY_FILE"], "a", errors="replace") as out:
         out.write("\n".join(lines) + "\n")
 

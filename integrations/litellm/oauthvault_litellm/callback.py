@@ -205,11 +205,10 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
 def _refuse_to_send_astray(kwargs: Mapping[str, Any], call_type: Any, settings: Settings) -> None:
     """Raises :class:`Refusal` where a token would not arrive, or not at Anthropic alone."""
     if not call.carries_headers(call_type):
-        name = getattr(call_type, "value", call_type)
         raise Refusal(
             403,
-            f"LiteLLM sends a request of this kind ({name}) to Anthropic with the server's API key "
-            "and never with a token of the caller's own.",
+            "LiteLLM sends a request of this kind to Anthropic with the server's API key and never "
+            "with a token of the caller's own.",
             code="kind_not_covered",
         )
     if call.names_deployments(kwargs):

@@ -184,8 +184,8 @@ def _entries(given: Any) -> list[dict[str, Any]]:
     between requests or attempts is changed."""
     if given is None:
         return []
-    several: Iterable[Mapping[str, Any]] = [given] if isinstance(given, Mapping) else given
-    return [dict(entry) for entry in several]
+    several: Iterable[Any] = [given] if isinstance(given, Mapping) else given
+    return [dict(entry) for entry in several if isinstance(entry, Mapping)]
 
 
 def _bearer(entry: Mapping[str, Any]) -> Bearer | None:
