@@ -3,12 +3,14 @@
 import copy
 import json
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from oauthvault_litellm.outgoing import (
     Bearer,
+    _passes_a_proxy,
     carried_token,
     is_allowed,
     is_oauth_token,
@@ -50,6 +52,8 @@ def test_an_allowed_host_is_allowed_on_any_port(address: str) -> None:
         "https://evil.example\\@api.anthropic.com",
         "https://api.anthropic.com\t.evil.example",
         "https://xapi.anthropic.com",
+        "https://api.anthropic.com/create_api_key?x=/v1/messages",
+        "https://api.anthropic.com/create_api_key#/v1/messages",
         "https://[::1",
         "https://",
         "",
@@ -101,16 +105,19 @@ def test_a_proxy_of_the_environment_reads_plain_http(
     no_proxy.setenv(variable, "http://proxy.example:3128")
     assert not is_private("http://127.0.0.1:8400")
     assert is_private("https://api.anthropic.com")
+    _passes_a_proxy.cache_clear()
     no_proxy.setenv("no_proxy", "127.0.0.1")
     assert is_private("http://127.0.0.1:8400")
 
 
 @pytest.fixture
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    return monkeypatch
+    _passes_a_proxy.cache_clear()
+    yield monkeypatch
+    _passes_a_proxy.cache_clear()
 
 
 def entry(call: dict[str, Any]) -> dict[str, str]:

@@ -335,8 +335,10 @@ def test_a_fallback_that_the_client_names_gets_no_token(
 ) -> None:
     for path in WAYS_IN:
         anthropic.fault("server_error", on="messages", times=2)
-        team.post(path, ALICE, asked(path, "claude", fallbacks=[_filled(fallback, second)]))
-        _nobody_names_the_host(anthropic)
+        team.post(
+            path, ALICE, asked(path, "claude", fallbacks=[_filled(fallback, anthropic, second)])
+        )
+        _nobody_names_host_or_path(anthropic)
 
 
 # What a client can put into a request
@@ -348,6 +350,8 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "both": {"api_base": "ANTHROPIC", "base_url": "SECOND"},
     "user in url": {"api_base": "http://127.0.0.1@SECOND_HOST"},
     "backslash": {"api_base": "http://SECOND_HOST\\@127.0.0.1"},
+    "another endpoint": {"api_base": "ANTHROPIC/create_api_key?x=/v1/messages"},
+    "another endpoint still": {"api_base": "ANTHROPIC/create_api_key#/v1/messages"},
     "own key": {"api_base": "SECOND", "api_key": "sk-mine"},
     "provider": {"custom_llm_provider": "openai", "api_base": "SECOND/v1"},
     "anthropic by name": {"custom_llm_provider": "anthropic", "api_base": "SECOND"},
@@ -413,9 +417,11 @@ def test_a_client_cannot_have_a_token_sent_elsewhere(
     team: Proxy, anthropic: Simulator, second: SecondProvider, attack: str
 ) -> None:
     for path in WAYS_IN:
-        answer = team.post(path, ALICE, asked(path, "claude") | _filled(ATTACKS[attack], second))
+        answer = team.post(
+            path, ALICE, asked(path, "claude") | _filled(ATTACKS[attack], anthropic, second)
+        )
         assert not tokens_in(answer.text + str(answer.headers))
-        _nobody_names_the_host(anthropic)
+        _nobody_names_host_or_path(anthropic)
 
 
 @pytest.mark.parametrize(
@@ -431,12 +437,12 @@ def test_a_client_cannot_have_a_token_sent_elsewhere(
 def test_headers_of_the_client_change_nothing(
     team: Proxy, anthropic: Simulator, second: SecondProvider, header: str, value: str
 ) -> None:
-    team.post("/v1/messages", ALICE, hello("claude"), **{header: _filled(value, second)})
+    team.post("/v1/messages", ALICE, hello("claude"), **{header: _filled(value, anthropic, second)})
     carries_the_token_of(anthropic, "alice")
-    _nobody_names_the_host(anthropic)
+    _nobody_names_host_or_path(anthropic)
 
 
-def _filled(value: Any, second: SecondProvider) -> Any:
+def _filled(value: Any, anthropic: Simulator, second: SecondProvider) -> Any:
     elsewhere = second.url.replace("127.0.0.1", "localhost")
     deployment = {"model": "anthropic/claude-3-opus-20240229", "api_base": elsewhere}
     models = [
@@ -445,12 +451,14 @@ def _filled(value: Any, second: SecondProvider) -> Any:
     ]
     text = json.dumps(value).replace('"MODEL_LIST"', json.dumps(models))
     text = text.replace("SECOND_HOST", f"localhost:{second.port}").replace("SECOND", elsewhere)
+    text = text.replace("ANTHROPIC", anthropic.url)
     return json.loads(text)
 
 
-def _nobody_names_the_host(anthropic: Simulator) -> None:
+def _nobody_names_host_or_path(anthropic: Simulator) -> None:
     for one in anthropic.requests:
         assert one.headers["host"] == anthropic.url.removeprefix("http://")
+        assert one.path == "/v1/messages" or one.path.startswith("/v1/oauth/")
 
 
 # Kinds of request that carry no token

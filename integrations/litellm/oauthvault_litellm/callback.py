@@ -94,6 +94,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         By then :meth:`async_post_call_failure_deployment_hook` has had the token replaced. What
         the operator says about retries after a 401 goes first.
         """
+        take_places(self._mask, self)
         group = data.get("model")
         if not isinstance(group, str) or not self.settings().enabled:
             return

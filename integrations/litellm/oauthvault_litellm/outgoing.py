@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NoReturn, Self
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -15,7 +16,11 @@ MASK = f"Bearer {OAUTH_PREFIX}01-****"
 
 
 def is_allowed(address: str, allowed_hosts: frozenset[str]) -> bool:
-    """Whether the host of an address is one that may see a token. Any port; no guessing."""
+    """Whether the host of an address is one that may see a token. Any port; no guessing.
+
+    LiteLLM lets the path end in ``/v1/messages``. A query would let that be said of a path that
+    leads to something else, such as where a token buys an API key.
+    """
     parts = _parts(address)
     host = parts.hostname if parts is not None else None
     return host is not None and host.lower().rstrip(".") in allowed_hosts
@@ -33,10 +38,7 @@ def is_private(address: str) -> bool:
         return True
     if parts.scheme.lower() != "http" or not _is_loopback(parts.hostname):
         return False
-    proxies = getproxies()
-    if "http" not in proxies and "all" not in proxies:
-        return True
-    return bool(proxy_bypass(parts.hostname))
+    return not _passes_a_proxy(parts.hostname)
 
 
 def _parts(address: str) -> SplitResult | None:
@@ -47,7 +49,7 @@ def _parts(address: str) -> SplitResult | None:
         return None
     # Characters on which URL parsers disagree would make the host checked another than the host
     # connected to.
-    if "\\" in address or any(c.isspace() for c in address) or "@" in parts.netloc:
+    if set(address) & set("\\?#") or any(c.isspace() for c in address) or "@" in parts.netloc:
         return None
     return parts
 
@@ -59,6 +61,12 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@lru_cache(maxsize=64)  # the environment is the process's: LiteLLM too looks at it once for a host
+def _passes_a_proxy(host: str) -> bool:
+    proxies = getproxies()
+    return ("http" in proxies or "all" in proxies) and not proxy_bypass(host)
 
 
 def is_oauth_token(token: Secret) -> bool:
