@@ -106,6 +106,12 @@ def send(
     return proxy.post(path, f"sk-test-{user}", {**body, **more})
 
 
+def handed_out(token: str, path: str) -> list[Answer]:
+    """What the vault answers before the first request goes to Anthropic: LiteLLM serves
+    /v1/responses by a chat completion, and asks its callbacks for both."""
+    return [token_answer(token)] * (2 if path == "/v1/responses" else 1)
+
+
 def credentials(anthropic: Simulator) -> list[str]:
     """What each request to Anthropic authenticated with, in order."""
     return [
@@ -222,7 +228,7 @@ def test_a_401_that_ends_in_a_new_sign_in_ends_with_the_api_key(
 ) -> None:
     dead = anthropic.new_login(user).access_token
     anthropic.kill_access_token(dead)
-    scripted.answers(token_answer(dead), problem(409, "reauthorization_required"))
+    scripted.answers(*handed_out(dead, path), problem(409, "reauthorization_required"))
     served = send(proxy, user, path)
     assert served.status_code == 200, served.text
     assert credentials(anthropic) == [f"Bearer {dead}", API_KEY]
@@ -235,9 +241,9 @@ def test_a_401_that_turns_out_to_be_a_revocation_ends_there(
 ) -> None:
     dead = anthropic.new_login(user).access_token
     anthropic.kill_access_token(dead)
-    scripted.answers(token_answer(dead), problem(409, code), AWAY)
-    assert send(proxy, user, path).status_code >= 400
-    assert send(proxy, user, path).status_code >= 400
+    scripted.answers(*handed_out(dead, path), problem(409, code), AWAY)
+    for _ in range(2):
+        assert send(proxy, user, path).status_code >= 400
     assert set(credentials(anthropic)) == {f"Bearer {dead}"}
 
 
@@ -246,7 +252,7 @@ def test_no_api_key_gets_round_anthropics_429(
     proxy: Proxy, anthropic: Simulator, scripted: ScriptedVault, user: str, path: str
 ) -> None:
     token = anthropic.new_login(user).access_token
-    scripted.answers(token_answer(token), AWAY)
+    scripted.answers(*handed_out(token, path), AWAY)
     anthropic.fault("rate_limited", on="messages", times=None)
     for _ in range(2):
         assert send(proxy, user, path).status_code == 429

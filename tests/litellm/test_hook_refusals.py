@@ -114,6 +114,14 @@ def test_a_vault_kept_from_answering_does_not_undo_a_revocation() -> None:
         assert stand_in.may_serve("bob", AWAY)
 
 
+def test_a_revocation_that_a_report_of_a_401_brought_to_light_counts_as_well() -> None:
+    stand_in = StandIn(allowed=True)
+    stand_in.heard("alice", AWAY)
+    assert stand_in.may_serve("alice", AWAY)
+    stand_in.heard("alice", error(TokenWithheld, "revoked"))
+    assert not stand_in.may_serve("alice", AWAY)
+
+
 def test_the_vault_s_next_word_counts() -> None:
     stand_in = StandIn(allowed=True)
     stand_in.refuse("alice")

@@ -157,6 +157,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         try:
             await self.tokens().rejected(user, token)
         except VaultError as error:
+            self.stand_in().heard(user, error)
             # The retry asks the vault again, and then the caller is told what is wrong.
             logger.warning("upstream refused the token of user %r: %s", user, error.code)
         else:

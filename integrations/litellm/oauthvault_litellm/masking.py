@@ -6,6 +6,7 @@ what those behind it get; what is sent is not touched. The hook itself stands be
 nobody changes where a call goes after it was looked at.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,8 +57,10 @@ def watch_clients() -> None:
 
 
 async def _forget(answer: httpx.Response) -> None:
-    # A redirect is followed with the headers of the request before.
-    if not answer.has_redirect_location:
+    if answer.has_redirect_location:
+        # The headers of the request that follows are made from these, before the loop turns.
+        asyncio.get_running_loop().call_soon(hide_in_answer, answer)
+    else:
         hide_in_answer(answer)
 
 

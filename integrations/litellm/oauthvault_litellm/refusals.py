@@ -91,13 +91,17 @@ class StandIn:
 
     def may_serve(self, user: str, error: VaultError) -> bool:
         """For this user, whose token could not be had for that reason."""
+        self.heard(user, error)
+        return self._allowed and user not in self._refused
+
+    def heard(self, user: str, error: VaultError) -> None:
+        """The vault's word on this user, on whatever occasion."""
         if isinstance(error, VaultUnreachable):
-            return self._allowed and user not in self._refused
+            return
         if may_fall_back(error):
             self._refused.pop(user, None)
-            return self._allowed
-        self.refuse(user)
-        return False
+        else:
+            self.refuse(user)
 
     def refuse(self, user: str) -> None:
         """Until the vault has said something better about this user."""
