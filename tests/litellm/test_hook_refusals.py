@@ -11,7 +11,7 @@ from oauthvault_litellm.client import (
     VaultUnreachable,
 )
 from oauthvault_litellm.identity import credential_owner
-from oauthvault_litellm.refusals import Refusal, may_fall_back, refusal_for
+from oauthvault_litellm.refusals import Refusal, StandIn, may_fall_back, refusal_for
 
 
 def error(kind: type[VaultError], code: str, status: int = 409) -> VaultError:
@@ -96,3 +96,43 @@ def test_an_api_key_stands_in_only_where_nothing_was_taken_away() -> None:
         (KeyRefused, "invalid_key"),
     ]:
         assert not may_fall_back(error(kind, code))
+
+
+AWAY = VaultUnreachable("gone")
+
+
+def test_a_vault_kept_from_answering_does_not_undo_a_revocation() -> None:
+    stand_in = StandIn(allowed=True)
+    assert stand_in.may_serve("alice", AWAY)
+    for kind, code in [
+        (TokenWithheld, "revoked"),
+        (TokenWithheld, "suspended"),
+        (RefreshDelayed, "upstream_rate_limited"),
+    ]:
+        assert not stand_in.may_serve("alice", error(kind, code))
+        assert not stand_in.may_serve("alice", AWAY)
+        assert stand_in.may_serve("bob", AWAY)
+
+
+def test_a_revocation_that_a_report_of_a_401_brought_to_light_counts_as_well() -> None:
+    stand_in = StandIn(allowed=True)
+    stand_in.heard("alice", AWAY)
+    assert stand_in.may_serve("alice", AWAY)
+    stand_in.heard("alice", error(TokenWithheld, "revoked"))
+    assert not stand_in.may_serve("alice", AWAY)
+
+
+def test_the_vault_s_next_word_counts() -> None:
+    stand_in = StandIn(allowed=True)
+    stand_in.refuse("alice")
+    assert stand_in.may_serve("alice", error(NoToken, "no_token", 404))
+    assert stand_in.may_serve("alice", AWAY)
+    stand_in.refuse("alice")
+    stand_in.token_given("alice")
+    assert stand_in.may_serve("alice", AWAY)
+
+
+def test_where_no_api_key_may_stand_in_none_does() -> None:
+    stand_in = StandIn(allowed=False)
+    for problem in (AWAY, error(NoToken, "no_token", 404)):
+        assert not stand_in.may_serve("alice", problem)

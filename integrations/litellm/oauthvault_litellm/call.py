@@ -11,8 +11,9 @@ from typing import Any
 import litellm
 from litellm.constants import LITTELM_INTERNAL_HEALTH_SERVICE_ACCOUNT_NAME as HEALTH_CHECK
 from litellm.proxy._types import UserAPIKeyAuth
+from litellm.secret_managers.main import get_secret_str
 
-from oauthvault_litellm.outgoing import PROVIDER, is_allowed
+from oauthvault_litellm.outgoing import PROVIDER, is_allowed, is_private
 from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import expand
 
@@ -23,13 +24,45 @@ def is_anthropic(call: Mapping[str, Any]) -> bool:
     """Whether the provider is Anthropic: by its name, or as LiteLLM reads it off the model."""
     provider = call.get("custom_llm_provider")
     if not provider:
+        model = str(call.get("model") or "")
         try:
             _, provider, _, _ = litellm.get_llm_provider(
-                model=str(call.get("model") or ""), api_base=call.get("api_base")
+                model=litellm.model_alias_map.get(model, model), api_base=call.get("api_base")
             )
         except litellm.exceptions.BadRequestError:  # no provider: LiteLLM says so itself
             return False
     return bool(provider == PROVIDER)
+
+
+# What LiteLLM sends to Anthropic with the headers that stand in a call. Files, batches, skills and
+# whatever comes next go with the server's own key, whoever asks. (`generate_content` becomes a
+# completion, which is a call of its own.)
+_CARRYING = frozenset(
+    {
+        "completion",
+        "acompletion",
+        "text_completion",
+        "atext_completion",
+        "anthropic_messages",
+        "responses",
+        "aresponses",
+        "generate_content",
+        "agenerate_content",
+        "generate_content_stream",
+        "agenerate_content_stream",
+    }
+)
+
+
+def carries_headers(call_type: Any) -> bool:
+    """Whether a token that is put into a call of this type is what LiteLLM sends."""
+    return str(getattr(call_type, "value", call_type)) in _CARRYING
+
+
+def names_deployments(call: Mapping[str, Any]) -> bool:
+    """Whether LiteLLM would send this call to deployments that stand in the call itself, at
+    addresses of their own and without asking its callbacks again."""
+    return bool(call.get("model_list"))
 
 
 def caller(call: Mapping[str, Any]) -> UserAPIKeyAuth | None:
@@ -53,34 +86,11 @@ def is_health_check(who: UserAPIKeyAuth | None) -> bool:
     )
 
 
-def carries_headers(call_type: Any) -> bool:
-    """Whether LiteLLM sends the headers of :func:`outgoing.with_token` on a call of this kind.
-
-    On others (files, batches, skills) it would take the server's API key and look at nothing else.
-    """
-    return getattr(call_type, "value", call_type) in _CARRYING
-
-
-_CARRYING = frozenset(
-    prefix + name
-    for prefix in ("", "a")
-    for name in (
-        "completion",
-        "text_completion",
-        "anthropic_messages",
-        "responses",
-        # Becomes a completion, which is a call of its own.
-        "generate_content",
-        "generate_content_stream",
-    )
-)
-
-
 def foreign_host(call: Mapping[str, Any], allowed_hosts: frozenset[str]) -> str | None:
     """A host that this call could reach and that may not see a token; None if there is none."""
     for address in _addresses(call):
         if not is_allowed(address, allowed_hosts):
-            return re.sub(r"^(\w+:)?//|[/?#].*$", "", address).rpartition("@")[2] or "no host"
+            return _host(address)
     return None
 
 
@@ -100,11 +110,21 @@ def api_key(call: Mapping[str, Any]) -> Secret | None:
     return Secret(str(key)) if key else None
 
 
+def open_to_others(call: Mapping[str, Any]) -> str | None:
+    """A host that this call could reach in plain http and over a network; None if there is none."""
+    return next((_host(address) for address in _addresses(call) if not is_private(address)), None)
+
+
+def _host(address: str) -> str:
+    return re.sub(r"^(\w+:)?//|[/?#].*$", "", address).rpartition("@")[2] or "no host"
+
+
 def _addresses(call: Mapping[str, Any]) -> Iterator[str]:
     """Every address that LiteLLM could come to use: the call's own, else the process's."""
     stored = _stored_credential(call)
     own = [source.get(name) for source in (call, stored) for name in ("api_base", "base_url")]
-    environment = [os.environ.get(name) for name in ("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL")]
+    # As LiteLLM reads them: from its secret manager, where it has one.
+    environment = [get_secret_str(name) for name in ("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL")]
     for addresses in (own, [litellm.api_base, *environment], [_DEFAULT_ADDRESS]):
         if any(addresses):
             yield from (str(address) for address in addresses if address)

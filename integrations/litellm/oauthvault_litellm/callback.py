@@ -14,8 +14,9 @@ from oauthvault_litellm import call, outgoing, passing_through, routes, versions
 from oauthvault_litellm.client import AccessToken, VaultError
 from oauthvault_litellm.demands import check_config
 from oauthvault_litellm.identity import owner_for
+from oauthvault_litellm.masking import Mask, take_places, watch_clients
 from oauthvault_litellm.presented import is_passed_on, presented
-from oauthvault_litellm.refusals import Refusal, may_fall_back, refusal_for
+from oauthvault_litellm.refusals import Refusal, StandIn, refusal_for
 from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import Settings, SettingsError, claude_oauth_block, read_settings
 from oauthvault_litellm.tokens import Tokens
@@ -60,6 +61,8 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         super().__init__()
         self._settings: Settings | None = None
         self._tokens: Tokens | None = None
+        self._stand_in: StandIn | None = None
+        self._mask = Mask()
 
     def settings(self) -> Settings:
         """Read and checked at the first use. Raises :class:`SettingsError`."""
@@ -81,6 +84,11 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
             self._tokens = Tokens(self.settings())
         return self._tokens
 
+    def stand_in(self) -> StandIn:
+        if self._stand_in is None:
+            self._stand_in = StandIn(allowed=self.settings().fallback_to_api_key)
+        return self._stand_in
+
     # LiteLLM passes by keyword and the names of the parameters are its own.
 
     async def async_pre_call_hook(
@@ -91,6 +99,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         By then :meth:`async_post_call_failure_deployment_hook` has had the token replaced. What
         the operator says about retries after a 401 goes first.
         """
+        take_places(self._mask, self)
         group = data.get("model")
         # A token that a caller brought is not replaced: a retry would meet the same 401.
         if not isinstance(group, str) or not self.settings().enabled or is_passed_on():
@@ -113,27 +122,29 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
 
         Runs for every attempt, so a retry gets the token that is right by then.
         """
+        take_places(self._mask, self)
         who = call.caller(kwargs)
         if not call.is_anthropic(kwargs):
             _refuse_other_providers(who)
-            return None
+            return outgoing.without_token(kwargs)
         settings = self.settings()
-        changed = call.with_expanded_api_key(kwargs)
+        changed = call.with_expanded_api_key(outgoing.without_token(kwargs))
         if not settings.enabled or call.is_health_check(who):
             return changed
         try:
             if not call.carries_headers(call_type):
                 raise Refusal(
                     403,
-                    "LiteLLM does this at Anthropic with the server's API key and with no other "
-                    "credential, so it is not done here.",
-                    code="not_with_a_token",
+                    "LiteLLM sends a request of this kind to Anthropic with the server's API key "
+                    "and with no other credential, so it is not done here.",
+                    code="kind_not_covered",
                 )
             token = await self.token_for(changed, who, settings)
         except Refusal as refusal:
             raise _final(refusal) from None
         if token is None:
             return changed
+        watch_clients()
         # This attempt's own: see _spare_the_deployment.
         changed["model_info"] = dict(changed.get("model_info") or {})
         return outgoing.with_token(changed, token.access_token, token.headers)
@@ -151,8 +162,11 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         if token is None or status not in (401, 429):
             return
         _spare_the_deployment(request_data)
+        who = call.caller(request_data)
         if status == 401:
-            await self.replace(token, call.caller(request_data))
+            await self.replace(token, who)
+        elif _brought_by(who) is None:
+            self.stand_in().refuse(owner_for(who, multi_user=self.settings().multi_user))
 
     async def replace(self, token: Secret, who: UserAPIKeyAuth | None) -> None:
         """Upstream answered 401 to this token: what :meth:`token_for` gives next is another one,
@@ -163,6 +177,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         try:
             await self.tokens().rejected(user, token)
         except VaultError as error:
+            self.stand_in().heard(user, error)
             # The retry asks the vault again, and then the caller is told what is wrong.
             logger.warning("upstream refused the token of user %r: %s", user, error.code)
         else:
@@ -177,27 +192,19 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         """
         brought = _brought_by(who)
         user = owner_for(who, multi_user=settings.multi_user) if brought is None else ""
-        if host := call.foreign_host(kwargs, settings.allowed_hosts):
-            raise Refusal(
-                403,
-                f"This model is served by {host}, which may not see a Claude OAuth token. The "
-                "hosts that may are in claude_oauth.allowed_hosts.",
-                code="host_not_allowed",
-            )
+        _refuse_to_send_astray(kwargs, settings)
         if brought is not None:
             return brought
+        stand_in = self.stand_in()
         try:
             token = await self.tokens().of(user)
         except VaultError as error:
-            if settings.fallback_to_api_key and may_fall_back(error) and call.has_api_key(kwargs):
-                logger.warning(
-                    "no token for user %r (%s): the API key of the deployment serves this request",
-                    user,
-                    error.code,
-                )
+            if stand_in.may_serve(user, error) and call.has_api_key(kwargs):
+                self.api_key_serves(user, error)
                 return None
             logger.warning("a request of user %r was refused: %s", user, error.code)
             raise refusal_for(error, user=user) from None
+        stand_in.token_given(user)
         if not outgoing.is_oauth_token(token.access_token):
             raise Refusal(
                 401,
@@ -207,6 +214,39 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
                 code="not_an_oauth_token",
             )
         return token
+
+    def api_key_serves(self, user: str, error: VaultError) -> None:
+        """Every request that the deployment's API key pays in place of a token comes by here."""
+        logger.warning(
+            "no token for user %r (%s): the API key of the deployment serves this request",
+            user,
+            error.code,
+        )
+
+
+def _refuse_to_send_astray(kwargs: Mapping[str, Any], settings: Settings) -> None:
+    """Raises :class:`Refusal` where a token would not arrive, or not at Anthropic alone."""
+    if call.names_deployments(kwargs):
+        raise Refusal(
+            403,
+            "A request with a model_list of its own may not carry a Claude OAuth token.",
+            code="host_not_allowed",
+        )
+    if host := call.foreign_host(kwargs, settings.allowed_hosts):
+        raise Refusal(
+            403,
+            f"This model is served by {host}, which may not see a Claude OAuth token. The "
+            "hosts that may are in claude_oauth.allowed_hosts.",
+            code="host_not_allowed",
+        )
+    if host := call.open_to_others(kwargs):
+        raise Refusal(
+            403,
+            f"This model is served by {host} over plain http, where others can read a Claude "
+            "OAuth token. Give its api_base as https, or take it out of reach of HTTP_PROXY where "
+            "it is on this machine.",
+            code="host_not_allowed",
+        )
 
 
 def _brought_by(who: UserAPIKeyAuth | None) -> AccessToken | None:

@@ -1,5 +1,7 @@
 """What a caller is told when there is no token for them: a status and a sentence on what to do."""
 
+from collections import OrderedDict
+
 from oauthvault_litellm.client import (
     KeyRefused,
     NoToken,
@@ -74,6 +76,45 @@ def may_fall_back(error: VaultError) -> bool:
     credential was taken away would undo the taking away.
     """
     return isinstance(error, NoToken | VaultUnreachable) or error.code == "reauthorization_required"
+
+
+class StandIn:
+    """Whether the API key may stand in for a user's token, with the vault's last word in mind.
+
+    A vault out of reach says nothing. Without a memory, whoever can keep it from answering could
+    have the API key in place of a credential that was just taken away.
+    """
+
+    def __init__(self, *, allowed: bool) -> None:
+        self._allowed = allowed
+        self._refused: OrderedDict[str, None] = OrderedDict()
+
+    def may_serve(self, user: str, error: VaultError) -> bool:
+        """For this user, whose token could not be had for that reason."""
+        self.heard(user, error)
+        return self._allowed and user not in self._refused
+
+    def heard(self, user: str, error: VaultError) -> None:
+        """The vault's word on this user, on whatever occasion."""
+        if isinstance(error, VaultUnreachable):
+            return
+        if may_fall_back(error):
+            self._refused.pop(user, None)
+        else:
+            self.refuse(user)
+
+    def refuse(self, user: str) -> None:
+        """Until the vault has said something better about this user."""
+        self._refused.pop(user, None)
+        self._refused[user] = None
+        if len(self._refused) > _REMEMBERED:
+            self._refused.popitem(last=False)
+
+    def token_given(self, user: str) -> None:
+        self._refused.pop(user, None)
+
+
+_REMEMBERED = 100_000
 
 
 def _sentence(detail: str) -> str:
