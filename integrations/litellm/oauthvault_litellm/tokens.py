@@ -6,6 +6,7 @@ import logging
 from oauthvault_litellm.cache import TokenCache
 from oauthvault_litellm.client import AccessToken, VaultClient, VaultError, VaultUnreachable
 from oauthvault_litellm.identity import DEFAULT_USER
+from oauthvault_litellm.metrics import Metrics, NoMetrics
 from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import OfferedCredential, Settings, SettingsError
 
@@ -15,19 +16,24 @@ logger = logging.getLogger("oauthvault_litellm")
 class Tokens:
     """Belongs to one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         if settings.vault_key is None:
             raise SettingsError("claude_oauth.vault_key (or OAUTHVAULT_SERVICE_KEY) is missing")
         # Where every user has their own, nobody is user `default`.
         self._offered = None if settings.multi_user else settings.offered
         self._offering: asyncio.Task[None] | None = None
+        self._metrics = metrics or NoMetrics()
         self.vault = VaultClient(
-            url=settings.vault_url, key=settings.vault_key, wait_seconds=settings.wait_seconds
+            url=settings.vault_url,
+            key=settings.vault_key,
+            wait_seconds=settings.wait_seconds,
+            metrics=self._metrics,
         )
         self._cache = TokenCache(
             self.vault,
             cache_seconds=settings.cache_seconds,
             max_stale_seconds=settings.max_stale_seconds,
+            metrics=self._metrics,
         )
 
     async def of(self, user: str) -> AccessToken:
