@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import UserAPIKeyAuth
-from litellm.types.router import RetryPolicy
 
-from oauthvault_litellm import call, outgoing, routes
+from oauthvault_litellm import call, outgoing, routes, routing, surroundings
 from oauthvault_litellm.client import AccessToken, VaultError
 from oauthvault_litellm.identity import credential_owner
+from oauthvault_litellm.metrics import Metrics, NoMetrics, proxy_metrics
 from oauthvault_litellm.refusals import Refusal, may_fall_back, refusal_for
 from oauthvault_litellm.settings import Settings, SettingsError, claude_oauth_block, read_settings
 from oauthvault_litellm.tokens import Tokens
@@ -26,10 +26,12 @@ def load_hook() -> "OAuthVaultHook":
     LiteLLM loads its callbacks after it has read its config, so a setting that cannot be right
     ends the start of the proxy here, with the sentence of its SettingsError.
     """
-    hook = OAuthVaultHook()
+    hook = OAuthVaultHook(proxy_metrics())
     if _config():
         settings = hook.settings()
         if settings.enabled:
+            for sentence in surroundings.check(_config(), multi_user=settings.multi_user):
+                logger.warning("%s", sentence)
             routes.mount(_app(), settings, hook.tokens)
     return hook
 
@@ -51,8 +53,9 @@ def _app() -> Any:
 class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
     """One per process: LiteLLM's workers share nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics | None = None) -> None:
         super().__init__()
+        self._metrics = metrics or NoMetrics()
         self._settings: Settings | None = None
         self._tokens: Tokens | None = None
 
@@ -73,7 +76,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
     def tokens(self) -> Tokens:
         """Made at the first use, in the event loop that serves: it keeps connections."""
         if self._tokens is None:
-            self._tokens = Tokens(self.settings())
+            self._tokens = Tokens(self.settings(), self._metrics)
         return self._tokens
 
     # LiteLLM passes by keyword and the names of the parameters are its own.
@@ -81,24 +84,10 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
     async def async_pre_call_hook(
         self, user_api_key_dict: UserAPIKeyAuth, cache: Any, data: dict[str, Any], call_type: Any
     ) -> None:
-        """Asks the router for one retry after a 401, which it does not do by itself.
-
-        By then :meth:`async_post_call_failure_deployment_hook` has had the token replaced. What
-        the operator says about retries after a 401 goes first.
-        """
-        group = data.get("model")
-        if not isinstance(group, str) or not self.settings().enabled:
-            return
-        router = _router()
-        if router is None or not _reaches_anthropic(router, group):
-            return
-        policies = dict(data.get("model_group_retry_policy") or _group_policies(router))
-        policy = policies.get(group) or router.retry_policy or RetryPolicy()
-        if isinstance(policy, Mapping):
-            policy = RetryPolicy(**policy)
-        if policy.AuthenticationErrorRetries is None:
-            policies[group] = policy.model_copy(update={"AuthenticationErrorRetries": 1})
-            data["model_group_retry_policy"] = policies
+        """Tells the router what it must know before it chooses a deployment."""
+        settings = self.settings()
+        if settings.enabled:
+            routing.prepare(data, multi_user=settings.multi_user)
 
     async def async_pre_call_deployment_hook(
         self, kwargs: dict[str, Any], call_type: Any
@@ -108,6 +97,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         Runs for every attempt, so a retry gets the token that is right by then.
         """
         if not call.is_anthropic(kwargs):
+            self._metrics.attempt("other_provider")
             return None
         settings = self.settings()
         changed = call.with_expanded_api_key(kwargs)
@@ -117,11 +107,16 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         try:
             token = await self._token_for(changed, who, settings)
         except Refusal as refusal:
+            self._metrics.attempt("refused", refusal.code)
+            logger.debug("refused (%s): %s", refusal.code, refusal.sentence)
+            routing.spare_the_deployment(kwargs)
             raise _final(refusal) from None
         if token is None:
             return changed
-        # This attempt's own: see _spare_the_deployment.
-        changed["model_info"] = dict(changed.get("model_info") or {})
+        if not isinstance(changed.get("model_info"), routing.AttemptInfo):
+            # /v1/responses comes here twice for one attempt: as itself, and as the chat it becomes.
+            self._metrics.attempt("token")
+        changed["model_info"] = routing.AttemptInfo(changed.get("model_info"))
         return outgoing.with_token(changed, token.access_token, token.headers)
 
     async def async_post_call_failure_deployment_hook(
@@ -136,19 +131,24 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         token = outgoing.carried_token(request_data)
         if token is None or status not in (401, 429):
             return
-        _spare_the_deployment(request_data)
+        routing.spare_the_deployment(request_data)
         if status == 429:
             return
         settings = self.settings()
         who = call.caller(request_data)
         user = credential_owner(who.user_id if who else None, multi_user=settings.multi_user)
         try:
-            await self.tokens().rejected(user, token)
+            reported = await self.tokens().rejected(user, token)
         except VaultError as error:
             # The retry asks the vault again, and then the caller is told what is wrong.
+            self._metrics.refused_upstream(error.code)
             logger.warning("upstream refused the token of user %r: %s", user, error.code)
-        else:
+            return
+        if reported:
+            self._metrics.refused_upstream("replaced")
             logger.info("upstream refused the token of user %r: replaced", user)
+        else:
+            logger.debug("upstream refused a token of user %r that is not used any more", user)
 
     async def _token_for(
         self, kwargs: Mapping[str, Any], who: UserAPIKeyAuth | None, settings: Settings
@@ -169,6 +169,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
             token = await self.tokens().of(user)
         except VaultError as error:
             if settings.fallback_to_api_key and may_fall_back(error) and call.has_api_key(kwargs):
+                self._metrics.attempt("api_key", error.code)
                 logger.warning(
                     "no token for user %r (%s): the API key of the deployment serves this request",
                     user,
@@ -185,6 +186,13 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
                 "credentials in the vault.",
                 code="not_an_oauth_token",
             )
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "attempt %d of a request of user %r goes to %s with their token",
+                call.attempt(kwargs),
+                user,
+                call.host(kwargs),
+            )
         return token
 
 
@@ -199,33 +207,6 @@ def _final(refusal: Refusal) -> HTTPException:
     # For the router, which would otherwise ask the vault thrice, seconds apart.
     answer.num_retries = 0  # type: ignore[attr-defined, unused-ignore]
     return answer
-
-
-def _spare_the_deployment(request_data: Mapping[str, Any]) -> None:
-    """One user's 401 or 429 must not take the deployment away from everybody else.
-
-    The router would let it rest for seconds. How long it reads from the `model_info` of the
-    attempt, which is a copy of ours: 0 means not at all, and other failures still count.
-    """
-    request_data["model_info"]["cooldown_time"] = 0
-
-
-def _router() -> Any:
-    from litellm.proxy import proxy_server
-
-    return proxy_server.llm_router
-
-
-def _reaches_anthropic(router: Any, group: str) -> bool:
-    """Whether this name, as clients use it, has an Anthropic deployment behind it."""
-    deployments = router.get_model_list(model_name=group) or []
-    return any(
-        call.is_anthropic(deployment.get("litellm_params") or {}) for deployment in deployments
-    )
-
-
-def _group_policies(router: Any) -> Mapping[str, Any]:
-    return router.model_group_retry_policy or {}
 
 
 def _speak(*, debug: bool) -> None:

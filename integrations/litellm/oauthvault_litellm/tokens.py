@@ -41,9 +41,10 @@ class Tokens:
         await self.offer_block()
         return await self._cache.token(user)
 
-    async def rejected(self, user: str, token: Secret) -> None:
-        """Upstream answered 401 to this token. Raises :class:`VaultError` if none replaces it."""
-        await self._cache.rejected(user, token)
+    async def rejected(self, user: str, token: Secret) -> bool:
+        """Upstream answered 401 to this token. Raises :class:`VaultError` if none replaces it;
+        False if one has already."""
+        return await self._cache.rejected(user, token)
 
     def forget(self, user: str) -> None:
         """Something was changed in the vault: ask again at the next request."""
