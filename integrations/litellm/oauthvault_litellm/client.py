@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json import dumps
 from types import MappingProxyType
@@ -136,12 +136,14 @@ class VaultClient:
         wait_seconds: float,
         question_seconds: float = _QUESTION_SECONDS,
         metrics: Metrics | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._wait_seconds = wait_seconds
         self._question_seconds = question_seconds
         self._metrics = metrics or NoMetrics()
-        self._breaker = Breaker(_NoAnswer, changed=self._circuit_changed)
+        self._monotonic = monotonic
+        self._breaker = Breaker(_NoAnswer, changed=self._circuit_changed, monotonic=self._monotonic)
         self._http = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {key.reveal()}", "Accept": "application/json"},
@@ -227,7 +229,7 @@ class VaultClient:
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> httpx.Response:
         """One answer of the vault, waiting out its *refresh in progress* for `wait_seconds`."""
-        deadline = time.monotonic() + self._wait_seconds
+        deadline = self._monotonic() + self._wait_seconds
         while True:
             try:
                 content = b"" if json is None else dumps(json).encode()
@@ -238,7 +240,7 @@ class VaultClient:
                 if delayed.code != "refresh_in_progress" or pause is None:
                     raise
                 pause = min(max(pause, 0.05), _LONGEST_PAUSE)
-                if time.monotonic() + pause > deadline:
+                if self._monotonic() + pause > deadline:
                     raise
             await asyncio.sleep(pause)
 
@@ -257,7 +259,7 @@ class VaultClient:
         if content:
             sent["Content-Type"] = "application/json"
         request = self._http.build_request(method, path, content=content, headers=sent)
-        begun = time.monotonic()
+        begun = self._monotonic()
         outcome = "unreachable"
         try:
             with self._breaker.question():
@@ -270,7 +272,7 @@ class VaultClient:
         else:
             return answer
         finally:
-            self._metrics.asked(outcome, time.monotonic() - begun)
+            self._metrics.asked(outcome, self._monotonic() - begun)
         # Without the cause: an httpx error carries the request, and the request carries the
         # service key, sometimes a token.
         if outcome == "not_asked":
