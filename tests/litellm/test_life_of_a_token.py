@@ -150,6 +150,10 @@ def workers(anthropic: Simulator, tmp_path_factory: pytest.TempPathFactory) -> I
             .replace("CACHE", "cache: true"),
             "--num_workers",
             "2",
+            # On a busy machine importing LiteLLM takes longer than the five seconds after which
+            # uvicorn ends a worker that does not speak.
+            "--timeout_worker_healthcheck",
+            "120",
             TEST_MASTER_KEY=MASTER_KEY,
             ANTHROPIC_API_BASE=anthropic.url,
             OAUTHVAULT_URL=vault.url,
