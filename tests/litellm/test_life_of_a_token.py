@@ -147,7 +147,7 @@ def workers(anthropic: Simulator, tmp_path_factory: pytest.TempPathFactory) -> I
             directory,
             CONFIG.replace("CACHE_SECONDS", "10")
             .replace("ROUTER", "")
-            .replace("CACHE", "cache: true"),
+            .replace("CACHE", "cache: true\n  cache_params: {type: local}"),
             "--num_workers",
             "2",
             # On a busy machine importing LiteLLM takes longer than the five seconds after which
@@ -204,7 +204,11 @@ def test_a_token_that_dies_on_the_way_of_a_fallback_is_replaced_too(
 def test_the_proxy_shows_what_paid_and_names_nobody(workers: Team) -> None:
     workers.hears("user-00")
     assert workers.ask("mallory").status_code == 401
-    shown = httpx.get(f"{workers.proxy.url}/metrics/", timeout=30).text
+    shown = httpx.get(
+        f"{workers.proxy.url}/metrics/",
+        headers={"Authorization": f"Bearer {MASTER_KEY}"},
+        timeout=30,
+    ).text
     ours = [line for line in shown.splitlines() if line.startswith("oauthvault_litellm_")]
     counted = dict(line.rsplit(" ", 1) for line in ours)
     assert float(counted['oauthvault_litellm_requests_total{code="",paid_by="token"}']) > 0

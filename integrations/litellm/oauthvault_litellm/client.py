@@ -21,7 +21,7 @@ logger = logging.getLogger("oauthvault_litellm")
 
 # One question from its first to its last byte; longer than the vault itself lets a caller wait
 # for a refresh.
-_QUESTION_SECONDS = 12.0
+_QUESTION_SECONDS = 15.0
 _VAULT_WAITS = 10.0
 _CONNECT_SECONDS = 3.0
 # So many questions at once, and nobody waits longer than this for their turn: a vault that has
