@@ -5,9 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
-from litellm.proxy._types import UserAPIKeyAuth
+from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 
 from oauthvault_litellm import call, outgoing, routes, routing, surroundings
 from oauthvault_litellm.client import AccessToken, VaultError
@@ -196,17 +195,25 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         return token
 
 
-def _final(refusal: Refusal) -> HTTPException:
-    """The refusal in a form that LiteLLM hands to the caller as it is, and at once."""
+def _final(refusal: Refusal) -> ProxyException:
+    """The refusal in a form that LiteLLM hands to the caller as it is, at once, and with the
+    Retry-After, which /v1/messages takes from no other exception."""
     wait = refusal.retry_after
-    answer = HTTPException(
-        refusal.status,
-        refusal.sentence,
+    answer = ProxyException(
+        message=refusal.sentence,
+        type=_TYPES.get(refusal.status, "internal_server_error"),
+        param=None,
+        code=refusal.status,
         headers=None if wait is None else {"Retry-After": str(int(wait))},
     )
     # For the router, which would otherwise ask the vault thrice, seconds apart.
     answer.num_retries = 0  # type: ignore[attr-defined, unused-ignore]
+    answer.status_code = refusal.status  # type: ignore[attr-defined, unused-ignore]
     return answer
+
+
+# What OpenAI's SDK calls them.
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 def _speak(*, debug: bool) -> None:
