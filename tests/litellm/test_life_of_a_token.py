@@ -374,7 +374,6 @@ def test_a_vault_that_is_away_is_missed_only_by_those_without_a_token(team: Team
             refused = team.ask(bob, *way)
             assert refused.status_code == 503, refused.text
             assert refused.headers["retry-after"].isdigit()
-        assert "has not answered lately" in refused.text
     finally:
         team.vault.start()
         team.vault.wait_until_ready("/auth/claude/health")
