@@ -44,10 +44,16 @@ class Process:
     def __init__(self, command: list[str], port: int, log: Path, **environment: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.environment = _PLAIN | {"PYTHONUNBUFFERED": "1"} | environment
+        self._command = command
         self._log = log
-        with log.open("wb") as out:
+        log.touch()
+        self.start()
+
+    def start(self) -> None:
+        """Once more after `stop`, at the same address."""
+        with self._log.open("ab") as out:
             self.process = subprocess.Popen(
-                command, env=self.environment, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+                self._command, env=self.environment, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
             )
 
     def output(self) -> str:
@@ -183,9 +189,9 @@ def hello(model: str) -> dict[str, Any]:
 
 
 @contextmanager
-def running(process: Process, ready: str) -> Iterator[Any]:
+def running(process: Process, ready: str, *, within: float = 90.0) -> Iterator[Any]:
     try:
-        process.wait_until_ready(ready)
+        process.wait_until_ready(ready, within)
         yield process
     finally:
         process.stop()

@@ -1,13 +1,17 @@
 """What the hook says to the vault over HTTP, and what it makes of the answers."""
 
 import asyncio
+import contextlib
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pytest
+from oauthvault_litellm.breaker import FAILURES, PAUSE
 from oauthvault_litellm.client import (
     AccessToken,
     KeyRefused,
@@ -22,15 +26,21 @@ from oauthvault_litellm.client import (
 from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import OfferedCredential
 
-from tests.litellm.scripted_vault import Answer, ScriptedVault, problem, token_answer
+from tests.litellm.scripted_vault import Answer, ScriptedVault, encoded, problem, token_answer
 
 KEY = "ovs_" + "k" * 43
 T = TypeVar("T")
 
 
-def ask(url: str, question: Callable[[VaultClient], Awaitable[T]], *, wait_seconds: float = 5) -> T:
+def ask(
+    url: str,
+    question: Callable[[VaultClient], Awaitable[T]],
+    *,
+    wait_seconds: float = 5,
+    **more: Any,
+) -> T:
     async def session() -> T:
-        client = VaultClient(url=url, key=Secret(KEY), wait_seconds=wait_seconds)
+        client = VaultClient(url=url, key=Secret(KEY), wait_seconds=wait_seconds, **more)
         try:
             return await question(client)
         finally:
@@ -206,3 +216,109 @@ def test_a_vault_that_is_not_there_is_out_of_reach_and_the_key_stays_unsaid() ->
     error = unreachable.value
     assert (error.__cause__, error.__context__) == (None, None)
     assert KEY not in "".join(traceback.format_exception(error))
+
+
+# A vault that is slow, away, and back
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def in_vain(client: VaultClient, times: int = 1) -> VaultUnreachable:
+    for _ in range(times):
+        with pytest.raises(VaultUnreachable) as unreachable:
+            await client.token("alice")
+    return unreachable.value
+
+
+def test_a_question_ends_although_the_answer_does_not_come(vault: ScriptedVault) -> None:
+    vault.answers(token_answer(after=1))
+    error = ask(vault.url, in_vain, question_seconds=0.1)
+    assert "0.1 s" in error.detail
+    assert error.retry_after == 2
+    assert (error.__cause__, error.__context__) == (None, None)
+
+
+def test_a_vault_that_does_not_answer_is_left_alone_and_found_again(vault: ScriptedVault) -> None:
+    clock = Clock()
+
+    async def story(client: VaultClient) -> None:
+        vault.answers(Answer(502, b"<html>Bad gateway</html>"))
+        await in_vain(client, FAILURES)
+        not_asked = await in_vain(client, 20)
+        assert len(vault.asked) == FAILURES
+        assert not_asked.retry_after == 2
+        clock.now = PAUSE
+        vault.answers(token_answer())
+        await asyncio.gather(client.token("alice"), in_vain(client))
+        assert len(vault.asked) == FAILURES + 1
+        await client.token("alice")
+
+    ask(vault.url, story, monotonic=clock)
+
+
+def test_what_the_vault_says_itself_keeps_it_open_to_others(vault: ScriptedVault) -> None:
+    async def story(client: VaultClient) -> None:
+        vault.answers(problem(500, "internal_error"))
+        await in_vain(client, 5 * FAILURES)
+        vault.answers(problem(503, "upstream_unavailable"))
+        for _ in range(5 * FAILURES):
+            with pytest.raises(RefreshDelayed):
+                await client.token("alice")
+        vault.answers(token_answer())
+        await client.token("bob")
+
+    ask(vault.url, story)
+
+
+def test_a_slow_vault_does_not_gather_everybody(vault: ScriptedVault) -> None:
+    vault.answers(token_answer(after=3))
+
+    async def story(client: VaultClient) -> None:
+        async def newcomer(number: int) -> None:
+            with pytest.raises(VaultUnreachable):
+                await client.token(f"user-{number}")
+
+        await asyncio.gather(*(newcomer(number) for number in range(120)))
+
+    ask(vault.url, story, question_seconds=1.5)
+    assert len(vault.asked) <= 50
+
+
+def test_a_connection_that_ended_unnoticed_costs_nobody_an_answer() -> None:
+    """Each connection serves one question, and the next one on it finds it closed."""
+    answer = token_answer()
+    body = encoded(answer.body)
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: keep-alive\r\n\r\n"
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    if connection.recv(65536):
+                        connection.sendall(head.encode() + body)
+                        connection.recv(65536)
+
+    async def twice(client: VaultClient) -> None:
+        await client.token("alice")
+        await client.token("alice")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        ask(f"http://127.0.0.1:{listener.getsockname()[1]}", twice)
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(("wait_seconds", "said"), [(0, "wait=0"), (3.5, "wait=3"), (30, None)])
+def test_the_vault_is_told_how_long_the_caller_waits(
+    vault: ScriptedVault, wait_seconds: float, said: str | None
+) -> None:
+    vault.answers(token_answer())
+    ask(vault.url, lambda client: client.token("alice"), wait_seconds=wait_seconds)
+    assert vault.asked[0].headers.get("Prefer") == said

@@ -1,26 +1,44 @@
 """Tokens in memory, for seconds: one question to the vault at a time for each user.
 
-An entry is *fresh* for `cache_seconds`: that bounds how long a revocation can go unnoticed. It is
-*kept* for `max_stale_seconds`, to be used only while the vault is out of reach.
+An entry is *fresh* for `cache_seconds` from the moment in which the vault was asked for what it
+then vouched for: that bounds how long a revocation can go unnoticed. Towards the end of that time
+the request gets the token in hand, and the vault is asked behind it: where requests are many, none
+of them waits. An entry that is no longer fresh is asked about first, and used for
+`max_stale_seconds` only where the vault is out of reach: where no answer comes, or none within
+`patience`.
 """
 
 import asyncio
+import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from oauthvault_litellm.client import AccessToken, VaultUnreachable
+from oauthvault_litellm.client import AccessToken, RefreshDelayed, TokenUnusable, VaultUnreachable
+from oauthvault_litellm.metrics import Metrics, NoMetrics, Source
 from oauthvault_litellm.secret import Secret
+
+logger = logging.getLogger("oauthvault_litellm")
 
 # A token this close to its end may be dead before it reaches Anthropic.
 _LAST_SECONDS = 5
-# While the vault is away, it is asked again this often and not once for every request.
-_PAUSE_WHEN_AWAY = 1.0
+# So much earlier the vault is asked, behind the requests, whether there is a newer one.
+_AHEAD_OF_LAST_SECONDS = 10
+# From this part of `cache_seconds` on the vault is asked behind the requests.
+_AHEAD = 0.75
+# A question that was in vain, or brought nothing new, is not asked again by the next request.
+_PAUSE = 1.0
+# A request that has a token in hand does not wait longer than this for a vault that is slow.
+_PATIENCE = 2.0
+# Upstream may take so long to say 401: until then it is known which token that was about.
+_REMEMBERED = 900.0
+_DEAD_REMEMBERED = 10_000
 
 
-class Source(Protocol):
+class Vault(Protocol):
     """Where tokens come from: the vault's client."""
 
     async def token(self, user: str, *, known: AccessToken | None = None) -> AccessToken: ...
@@ -31,9 +49,26 @@ class Source(Protocol):
 @dataclass(slots=True)
 class _Entry:
     token: AccessToken
-    confirmed_at: float  # when the vault last vouched for it
+    kept_at: float
+    vouched_at: float  # when the vault was asked, and answered with this token
     asked_at: float  # when the vault was last asked, answered or not
-    known_bad: bool = False  # upstream refused it, and nothing newer has come yet
+    asked_in_vain: bool = False
+    refused: bool = False  # upstream answered 401 to it, and nothing newer has come yet
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    token: AccessToken
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class _Dead:
+    """A token that upstream refused and that only a person can replace. The vault hands out what
+    has not expired; to send it once more would be answered with the same 401."""
+
+    token: Secret
+    why: TokenUnusable
 
 
 class TokenCache:
@@ -41,72 +76,131 @@ class TokenCache:
 
     def __init__(
         self,
-        source: Source,
+        vault: Vault,
         *,
         cache_seconds: float,
         max_stale_seconds: float,
+        patience: float = _PATIENCE,
+        metrics: Metrics | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._source = source
+        self._vault = vault
         self._cache_seconds = cache_seconds
         self._max_stale_seconds = max_stale_seconds
+        self._patience = patience
+        self._metrics = metrics or NoMetrics()
         self._monotonic = monotonic
         self._wall = wall
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # oldest confirmation first
-        self._asking: dict[str, asyncio.Task[AccessToken]] = {}
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # oldest first, by kept_at
+        self._asking: dict[str, asyncio.Task[_Given]] = {}
+        self._dead: OrderedDict[str, _Dead] = OrderedDict()
 
     async def token(self, user: str) -> AccessToken:
         """The user's token. Raises what the vault raised; out of reach only if none is in hand."""
-        if (asking := self._asking.get(user)) is None:
-            entry = self._entries.get(user)
-            if entry is not None and self._fresh(entry):
-                return entry.token
-            asking = self._ask(user, self._fetch(user))
-        return await asyncio.shield(asking)
+        entry = self._entries.get(user)
+        if entry is not None and self._fresh(entry):
+            if user not in self._asking and self._due_ahead(entry):
+                self._question(user)
+            given = _Given(entry.token, "memory")
+        else:
+            given = await self._asked(user)
+        self._metrics.served(given.source)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "user %r: token of generation %d, %s, %d s of life left",
+                user,
+                given.token.generation,
+                _SOURCES[given.source],
+                given.token.expires_at - self._wall(),
+            )
+        return given.token
 
-    async def rejected(self, user: str, token: Secret) -> None:
+    async def rejected(self, user: str, token: Secret) -> bool:
         """Upstream answered 401 to this token: have it replaced, once for all who saw the 401.
 
-        Does nothing if a newer one is in hand already. Raises what the vault raised.
+        False where a newer one was in hand already. Raises what the vault raised; then the token
+        is not used again, and the next request has it replaced.
         """
         entry = self._entries.get(user)
         if entry is None or entry.token.access_token != token:
-            return
-        if (asking := self._asking.get(user)) is None or not entry.known_bad:
-            entry.known_bad = True
-            asking = self._ask(user, self._replace(user, entry.token.generation))
-        await asyncio.shield(asking)
+            return False
+        entry.refused = True
+        # A question that is under way was asked before this was known.
+        while (known := self._entries.get(user)) is not None and known.refused:
+            await asyncio.shield(self._question(user))
+        return True
 
     def forget(self, user: str) -> None:
-        """Ask the vault again at the next request."""
-        self._entries.pop(user, None)
+        """Ask the vault again at the next request, and believe no answer that is under way."""
+        self._asking.pop(user, None)
+        if (entry := self._entries.get(user)) is not None:
+            entry.vouched_at = -math.inf
+
+    async def _asked(self, user: str) -> _Given:
+        while True:
+            entry = self._entries.get(user)
+            in_hand = entry is not None and self._usable_without_the_vault(entry)
+            if entry is not None and in_hand and self._was_just_asked_in_vain(entry):
+                return _Given(entry.token, "stale")
+            question = self._question(user)
+            if entry is not None and in_hand:
+                left = entry.asked_at + self._patience - self._monotonic()
+                if left > 0:
+                    await asyncio.wait({question}, timeout=left)
+                if not question.done() and self._usable_without_the_vault(entry):
+                    return _Given(entry.token, "stale")
+            given = await asyncio.shield(question)
+            known = self._entries.get(user)
+            if known is None or not known.refused or known.token is not given.token:
+                return given
+            # Upstream refused it while it was on its way: ask for another one.
 
     def _fresh(self, entry: _Entry) -> bool:
         return (
-            not entry.known_bad
+            not entry.refused
             and self._lives(entry.token)
-            and self._monotonic() < entry.confirmed_at + self._cache_seconds
+            and self._monotonic() < entry.vouched_at + self._cache_seconds
+        )
+
+    def _due_ahead(self, entry: _Entry) -> bool:
+        now = self._monotonic()
+        return now >= entry.asked_at + min(_PAUSE, self._cache_seconds * _AHEAD) and (
+            now >= entry.vouched_at + self._cache_seconds * _AHEAD
+            or not self._lives(entry.token, after=_AHEAD_OF_LAST_SECONDS)
         )
 
     def _usable_without_the_vault(self, entry: _Entry) -> bool:
         return (
-            not entry.known_bad
+            not entry.refused
             and self._lives(entry.token)
-            and self._monotonic() < entry.confirmed_at + self._max_stale_seconds
+            and self._monotonic() < entry.vouched_at + self._max_stale_seconds
         )
 
-    def _lives(self, token: AccessToken) -> bool:
-        return self._wall() < token.expires_at - _LAST_SECONDS
+    def _was_just_asked_in_vain(self, entry: _Entry) -> bool:
+        return entry.asked_in_vain and self._monotonic() < entry.asked_at + _PAUSE
 
-    def _ask(
-        self, user: str, question: Coroutine[Any, Any, AccessToken]
-    ) -> asyncio.Task[AccessToken]:
+    def _lives(self, token: AccessToken, *, after: float = 0) -> bool:
+        return self._wall() + after < token.expires_at - _LAST_SECONDS
+
+    def _question(self, user: str) -> asyncio.Task[_Given]:
+        """The question about this user that is under way, or else the one that is due now."""
+        asking = self._asking.get(user)
+        if asking is not None and not asking.done():
+            return asking
+        entry = self._entries.get(user)
+        if entry is not None:
+            entry.asked_at = self._monotonic()
+            if entry.refused:
+                return self._begin(user, self._replace(user, entry.token.generation))
+        return self._begin(user, self._fetch(user, entry))
+
+    def _begin(self, user: str, question: Coroutine[Any, Any, _Given]) -> asyncio.Task[_Given]:
         """The question as a task of its own: a caller who hangs up does not end it for others."""
         task = asyncio.create_task(question)
         self._asking[user] = task
 
-        def done(ended: asyncio.Task[AccessToken]) -> None:
+        def done(ended: asyncio.Task[_Given]) -> None:
             if self._asking.get(user) is ended:
                 del self._asking[user]
             if not ended.cancelled():
@@ -115,48 +209,85 @@ class TokenCache:
         task.add_done_callback(done)
         return task
 
-    async def _fetch(self, user: str) -> AccessToken:
-        entry = self._entries.get(user)
+    async def _fetch(self, user: str, entry: _Entry | None) -> _Given:
         now = self._monotonic()
-        if entry is not None and self._usable_without_the_vault(entry):
-            if entry.asked_at > entry.confirmed_at and now < entry.asked_at + _PAUSE_WHEN_AWAY:
-                return entry.token
-            entry.asked_at = now
         try:
             known = entry.token if entry is not None and self._lives(entry.token) else None
-            token = await self._source.token(user, known=known)
+            token = await self._vault.token(user, known=known)
         except VaultUnreachable:
-            if entry is not None and self._usable_without_the_vault(entry):
+            if entry is not None:
+                entry.asked_in_vain = True
                 entry.asked_at = self._monotonic()
-                return entry.token
+                if self._usable_without_the_vault(entry):
+                    return _Given(entry.token, "stale")
             raise
         except Exception:
             # A refusal is an answer: a token revoked in the vault is not used from memory.
-            self._entries.pop(user, None)
+            self._drop(user)
             raise
-        now_known = self._entries.get(user)
-        if now_known is None:
-            self._keep(user, token)
-        elif now_known is not entry and now_known.token.generation > token.generation:
-            return now_known.token  # a 401 was reported meanwhile, and its answer overtook this one
-        else:
-            same = now_known.token.generation == token.generation
-            self._keep(user, token, known_bad=same and now_known.known_bad)
-        return token
+        if (dead := self._dead.get(user)) is not None:
+            if dead.token == token.access_token:
+                self._drop(user)
+                raise dead.why
+            del self._dead[user]
+        self._keep(user, token, vouched_at=now)
+        return _Given(token, "vault")
 
-    async def _replace(self, user: str, generation: int) -> AccessToken:
-        try:
-            token = await self._source.rejected(user, generation=generation)
-        except BaseException:
-            self._entries.pop(user, None)
-            raise
-        self._keep(user, token)
-        return token
-
-    def _keep(self, user: str, token: AccessToken, *, known_bad: bool = False) -> None:
+    async def _replace(self, user: str, generation: int) -> _Given:
         now = self._monotonic()
-        self._entries.pop(user, None)
-        self._entries[user] = _Entry(token, now, now, known_bad)
-        keep = max(self._cache_seconds, self._max_stale_seconds)
-        while self._entries and next(iter(self._entries.values())).confirmed_at + keep < now:
+        try:
+            token = await self._vault.rejected(user, generation=generation)
+        except (VaultUnreachable, RefreshDelayed):
+            raise  # not replaced yet: the entry stays, to be reported again
+        except TokenUnusable as why:
+            entry = self._entries.get(user)
+            if entry is not None and entry.token.generation == generation:
+                self._bury(user, _Dead(entry.token.access_token, why))
+            self._drop(user)
+            raise
+        except BaseException:
+            self._drop(user)
+            raise
+        if self._is_believed(user):
+            self._entries.pop(user, None)
+        self._keep(user, token, vouched_at=now)
+        return _Given(token, "vault")
+
+    def _bury(self, user: str, dead: _Dead) -> None:
+        self._dead.pop(user, None)
+        self._dead[user] = dead
+        if len(self._dead) > _DEAD_REMEMBERED:
+            self._dead.popitem(last=False)
+
+    def _is_believed(self, user: str) -> bool:
+        """Whether the question that runs has not been overtaken by :meth:`forget`."""
+        return self._asking.get(user) is asyncio.current_task()
+
+    def _drop(self, user: str) -> None:
+        if self._is_believed(user):
+            self._entries.pop(user, None)
+
+    def _keep(self, user: str, token: AccessToken, *, vouched_at: float) -> None:
+        if not self._is_believed(user):
+            return
+        before = self._entries.pop(user, None)
+        now = self._monotonic()
+        self._entries[user] = _Entry(
+            token,
+            kept_at=now,
+            vouched_at=vouched_at,
+            asked_at=vouched_at,
+            refused=before is not None
+            and before.refused
+            and before.token.access_token == token.access_token,
+        )
+        keep = max(self._cache_seconds, self._max_stale_seconds, _REMEMBERED)
+        while self._entries and next(iter(self._entries.values())).kept_at + keep < now:
             self._entries.popitem(last=False)
+
+
+_SOURCES: dict[Source, str] = {
+    "memory": "from memory",
+    "vault": "from the vault",
+    "stale": "from memory while the vault is out of reach",
+}

@@ -115,6 +115,20 @@ def open_to_others(call: Mapping[str, Any]) -> str | None:
     return next((_host(address) for address in _addresses(call) if not is_private(address)), None)
 
 
+def host(call: Mapping[str, Any]) -> str:
+    """The host that this call goes to, for a person to read."""
+    return _host(next(_addresses(call)))
+
+
+def attempt(call: Mapping[str, Any]) -> int:
+    """Which attempt the router makes of this request: 1, and more after a retry."""
+    for name in ("litellm_metadata", "metadata"):
+        metadata = call.get(name)
+        if isinstance(metadata, Mapping) and isinstance(metadata.get("attempted_retries"), int):
+            return int(metadata["attempted_retries"]) + 1
+    return 1
+
+
 def _host(address: str) -> str:
     return re.sub(r"^(\w+:)?//|[/?#].*$", "", address).rpartition("@")[2] or "no host"
 

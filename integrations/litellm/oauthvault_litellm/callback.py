@@ -5,16 +5,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
-from litellm.proxy._types import UserAPIKeyAuth
-from litellm.types.router import RetryPolicy
+from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 
-from oauthvault_litellm import call, outgoing, passing_through, routes, versions
+from oauthvault_litellm import (
+    call,
+    outgoing,
+    passing_through,
+    routes,
+    routing,
+    surroundings,
+    versions,
+)
 from oauthvault_litellm.client import AccessToken, VaultError
 from oauthvault_litellm.demands import check_config
 from oauthvault_litellm.identity import owner_for
 from oauthvault_litellm.masking import Mask, take_places, watch_clients
+from oauthvault_litellm.metrics import Metrics, NoMetrics, proxy_metrics
 from oauthvault_litellm.presented import is_passed_on, presented
 from oauthvault_litellm.refusals import Refusal, StandIn, refusal_for
 from oauthvault_litellm.secret import Secret
@@ -30,11 +37,13 @@ def load_hook() -> "OAuthVaultHook":
     LiteLLM loads its callbacks after it has read its config, so a setting that cannot be right
     ends the start of the proxy here, with the sentence of its SettingsError.
     """
-    hook = OAuthVaultHook()
+    hook = OAuthVaultHook(proxy_metrics())
     if config := _config():
         settings = hook.settings()
         check_config(config, settings)
         if settings.enabled:
+            for sentence in surroundings.check(config, multi_user=settings.multi_user):
+                logger.warning("%s", sentence)
             routes.mount(_app(), settings, hook.tokens)
             passing_through.mount(_app(), config, hook)
     return hook
@@ -57,8 +66,9 @@ def _app() -> Any:
 class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
     """One per process: LiteLLM's workers share nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics | None = None) -> None:
         super().__init__()
+        self._metrics = metrics or NoMetrics()
         self._settings: Settings | None = None
         self._tokens: Tokens | None = None
         self._stand_in: StandIn | None = None
@@ -81,7 +91,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
     def tokens(self) -> Tokens:
         """Made at the first use, in the event loop that serves: it keeps connections."""
         if self._tokens is None:
-            self._tokens = Tokens(self.settings())
+            self._tokens = Tokens(self.settings(), self._metrics)
         return self._tokens
 
     def stand_in(self) -> StandIn:
@@ -94,26 +104,16 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
     async def async_pre_call_hook(
         self, user_api_key_dict: UserAPIKeyAuth, cache: Any, data: dict[str, Any], call_type: Any
     ) -> None:
-        """Asks the router for one retry after a 401, which it does not do by itself.
-
-        By then :meth:`async_post_call_failure_deployment_hook` has had the token replaced. What
-        the operator says about retries after a 401 goes first.
-        """
+        """Tells the router what it must know before it chooses a deployment."""
         take_places(self._mask, self)
-        group = data.get("model")
-        # A token that a caller brought is not replaced: a retry would meet the same 401.
-        if not isinstance(group, str) or not self.settings().enabled or is_passed_on():
-            return
-        router = _router()
-        if router is None or not _reaches_anthropic(router, group):
-            return
-        policies = dict(data.get("model_group_retry_policy") or _group_policies(router))
-        policy = policies.get(group) or router.retry_policy or RetryPolicy()
-        if isinstance(policy, Mapping):
-            policy = RetryPolicy(**policy)
-        if policy.AuthenticationErrorRetries is None:
-            policies[group] = policy.model_copy(update={"AuthenticationErrorRetries": 1})
-            data["model_group_retry_policy"] = policies
+        settings = self.settings()
+        if settings.enabled:
+            routing.prepare(
+                data,
+                # A token that a caller brought is not replaced: a retry would meet the same 401.
+                retry=not is_passed_on(),
+                users_apart=settings.multi_user or _is_presented(user_api_key_dict),
+            )
 
     async def async_pre_call_deployment_hook(
         self, kwargs: dict[str, Any], call_type: Any
@@ -126,6 +126,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         who = call.caller(kwargs)
         if not call.is_anthropic(kwargs):
             _refuse_other_providers(who)
+            self._metrics.attempt("other_provider")
             return outgoing.without_token(kwargs)
         settings = self.settings()
         changed = call.with_expanded_api_key(outgoing.without_token(kwargs))
@@ -141,12 +142,17 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
                 )
             token = await self.token_for(changed, who, settings)
         except Refusal as refusal:
+            self._metrics.attempt("refused", refusal.code)
+            logger.debug("refused (%s): %s", refusal.code, refusal.sentence)
+            routing.spare_the_deployment(kwargs)
             raise _final(refusal) from None
         if token is None:
             return changed
         watch_clients()
-        # This attempt's own: see _spare_the_deployment.
-        changed["model_info"] = dict(changed.get("model_info") or {})
+        if not isinstance(changed.get("model_info"), routing.AttemptInfo):
+            # /v1/responses comes here twice for one attempt: as itself, and as the chat it becomes.
+            self._metrics.attempt("token")
+        changed["model_info"] = routing.AttemptInfo(changed.get("model_info"))
         return outgoing.with_token(changed, token.access_token, token.headers)
 
     async def async_post_call_failure_deployment_hook(
@@ -161,7 +167,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         token = outgoing.carried_token(request_data)
         if token is None or status not in (401, 429):
             return
-        _spare_the_deployment(request_data)
+        routing.spare_the_deployment(request_data)
         who = call.caller(request_data)
         if status == 401:
             await self.replace(token, who)
@@ -175,13 +181,18 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
             return  # the vault does not have it
         user = owner_for(who, multi_user=self.settings().multi_user)
         try:
-            await self.tokens().rejected(user, token)
+            reported = await self.tokens().rejected(user, token)
         except VaultError as error:
             self.stand_in().heard(user, error)
             # The retry asks the vault again, and then the caller is told what is wrong.
+            self._metrics.refused_upstream(error.code)
             logger.warning("upstream refused the token of user %r: %s", user, error.code)
-        else:
+            return
+        if reported:
+            self._metrics.refused_upstream("replaced")
             logger.info("upstream refused the token of user %r: replaced", user)
+        else:
+            logger.debug("upstream refused a token of user %r that is not used any more", user)
 
     async def token_for(
         self, kwargs: Mapping[str, Any], who: UserAPIKeyAuth | None, settings: Settings
@@ -200,6 +211,7 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
             token = await self.tokens().of(user)
         except VaultError as error:
             if stand_in.may_serve(user, error) and call.has_api_key(kwargs):
+                self._metrics.attempt("api_key", error.code)
                 self.api_key_serves(user, error)
                 return None
             logger.warning("a request of user %r was refused: %s", user, error.code)
@@ -212,6 +224,13 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
                 f"({outgoing.OAUTH_PREFIX}…). Store the accessToken of the user's Claude "
                 "credentials in the vault.",
                 code="not_an_oauth_token",
+            )
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "attempt %d of a request of user %r goes to %s with their token",
+                call.attempt(kwargs),
+                user,
+                call.host(kwargs),
             )
         return token
 
@@ -269,10 +288,15 @@ def _brought_by(who: UserAPIKeyAuth | None) -> AccessToken | None:
     )
 
 
+def _is_presented(who: UserAPIKeyAuth) -> bool:
+    """Whether the caller came with a Claude token in place of a LiteLLM key."""
+    return presented(who.api_key, who.user_id) is not None
+
+
 def _refuse_other_providers(who: UserAPIKeyAuth | None) -> None:
     """Who came with a Claude token has Anthropic's models by it: others cost somebody else."""
     try:
-        if who is None or presented(who.api_key, who.user_id) is None:
+        if who is None or not _is_presented(who):
             return
         raise Refusal(
             403,
@@ -283,44 +307,25 @@ def _refuse_other_providers(who: UserAPIKeyAuth | None) -> None:
         raise _final(refusal) from None
 
 
-def _final(refusal: Refusal) -> HTTPException:
-    """The refusal in a form that LiteLLM hands to the caller as it is, and at once."""
+def _final(refusal: Refusal) -> ProxyException:
+    """The refusal in a form that LiteLLM hands to the caller as it is, at once, and with the
+    Retry-After, which /v1/messages takes from no other exception."""
     wait = refusal.retry_after
-    answer = HTTPException(
-        refusal.status,
-        refusal.sentence,
+    answer = ProxyException(
+        message=refusal.sentence,
+        type=_TYPES.get(refusal.status, "internal_server_error"),
+        param=None,
+        code=refusal.status,
         headers=None if wait is None else {"Retry-After": str(int(wait))},
     )
     # For the router, which would otherwise ask the vault thrice, seconds apart.
     answer.num_retries = 0  # type: ignore[attr-defined, unused-ignore]
+    answer.status_code = refusal.status  # type: ignore[attr-defined, unused-ignore]
     return answer
 
 
-def _spare_the_deployment(request_data: Mapping[str, Any]) -> None:
-    """One user's 401 or 429 must not take the deployment away from everybody else.
-
-    The router would let it rest for seconds. How long it reads from the `model_info` of the
-    attempt, which is a copy of ours: 0 means not at all, and other failures still count.
-    """
-    request_data["model_info"]["cooldown_time"] = 0
-
-
-def _router() -> Any:
-    from litellm.proxy import proxy_server
-
-    return proxy_server.llm_router
-
-
-def _reaches_anthropic(router: Any, group: str) -> bool:
-    """Whether this name, as clients use it, has an Anthropic deployment behind it."""
-    deployments = router.get_model_list(model_name=group) or []
-    return any(
-        call.is_anthropic(deployment.get("litellm_params") or {}) for deployment in deployments
-    )
-
-
-def _group_policies(router: Any) -> Mapping[str, Any]:
-    return router.model_group_retry_policy or {}
+# What OpenAI's SDK calls them.
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 def _speak(*, debug: bool) -> None:

@@ -1,8 +1,9 @@
 """The vault over HTTP, as its contract describes it: what the hook may ask and how it can fail."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from json import dumps
 from types import MappingProxyType
@@ -11,13 +12,27 @@ from urllib.parse import quote
 
 import httpx
 
+from oauthvault_litellm.breaker import Breaker, CircuitOpen
+from oauthvault_litellm.metrics import Metrics, NoMetrics
 from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import OfferedCredential
 
-# Longer than the vault itself lets a caller wait for a refresh (10 s).
-_READ_TIMEOUT = 15.0
-_CONNECT_TIMEOUT = 3.0
+logger = logging.getLogger("oauthvault_litellm")
+
+# One question from its first to its last byte; longer than the vault itself lets a caller wait
+# for a refresh.
+_QUESTION_SECONDS = 15.0
+_VAULT_WAITS = 10.0
+_CONNECT_SECONDS = 3.0
+# So many questions at once, and nobody waits longer than this for their turn: a vault that has
+# become slow does not gather everybody.
+_AT_ONCE = 50
+_TURN_SECONDS = 3.0
 _LONGEST_PAUSE = 5.0
+# When the vault is out of reach, it may well be back by then.
+_RETRY_AFTER = 2.0
+# A connection that was kept and has ended meanwhile: nobody has read the question.
+_BROKEN = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +99,8 @@ class VaultError(Exception):
 class VaultUnreachable(VaultError):
     """No answer of the vault's own: not running, not connected, too slow, or something between."""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, code="vault_unreachable", status=503)
+    def __init__(self, detail: str, *, retry_after: float = _RETRY_AFTER) -> None:
+        super().__init__(detail, code="vault_unreachable", status=503, retry_after=retry_after)
 
 
 class NoToken(VaultError):
@@ -139,13 +154,21 @@ class VaultClient:
         url: str,
         key: Secret,
         wait_seconds: float,
+        question_seconds: float = _QUESTION_SECONDS,
+        metrics: Metrics | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._wait_seconds = wait_seconds
+        self._question_seconds = question_seconds
+        self._metrics = metrics or NoMetrics()
+        self._monotonic = monotonic
+        self._breaker = Breaker(_NoAnswer, changed=self._circuit_changed, monotonic=self._monotonic)
         self._http = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {key.reveal()}", "Accept": "application/json"},
-            timeout=httpx.Timeout(_READ_TIMEOUT, connect=_CONNECT_TIMEOUT),
+            timeout=httpx.Timeout(question_seconds, connect=_CONNECT_SECONDS, pool=_TURN_SECONDS),
+            limits=httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=_AT_ONCE),
             # The key goes to the address in the settings and nowhere else.
             follow_redirects=False,
             trust_env=False,
@@ -157,7 +180,9 @@ class VaultClient:
 
     async def token(self, user: str, *, known: AccessToken | None = None) -> AccessToken:
         """The user's access token; `known` itself if the vault says that it still holds."""
-        headers = {"If-None-Match": known.etag} if known is not None and known.etag else {}
+        headers = self._patience()
+        if known is not None and known.etag:
+            headers["If-None-Match"] = known.etag
         answer = await self._ask("GET", "/auth/claude/token", user=user, headers=headers)
         if answer.status_code == httpx.codes.NOT_MODIFIED and known is not None:
             return known
@@ -166,7 +191,11 @@ class VaultClient:
     async def rejected(self, user: str, *, generation: int) -> AccessToken:
         """Tells the vault that upstream answered 401 to this generation; a newer token."""
         answer = await self._ask(
-            "POST", "/auth/claude/token/rejected", user=user, json={"generation": generation}
+            "POST",
+            "/auth/claude/token/rejected",
+            user=user,
+            json={"generation": generation},
+            headers=self._patience(),
         )
         return AccessToken.from_answer(answer)
 
@@ -223,6 +252,11 @@ class VaultClient:
         except VaultError:
             return answer
 
+    def _patience(self) -> dict[str, str]:
+        """Whoever waits for less than the vault would let them says so (RFC 7240)."""
+        short = self._wait_seconds < _VAULT_WAITS
+        return {"Prefer": f"wait={int(self._wait_seconds)}"} if short else {}
+
     async def _ask(
         self,
         method: str,
@@ -233,7 +267,7 @@ class VaultClient:
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> httpx.Response:
         """One answer of the vault, waiting out its *refresh in progress* for `wait_seconds`."""
-        deadline = time.monotonic() + self._wait_seconds
+        deadline = self._monotonic() + self._wait_seconds
         while True:
             try:
                 content = b"" if json is None else dumps(json).encode()
@@ -244,7 +278,7 @@ class VaultClient:
                 if delayed.code != "refresh_in_progress" or pause is None:
                     raise
                 pause = min(max(pause, 0.05), _LONGEST_PAUSE)
-                if time.monotonic() + pause > deadline:
+                if self._monotonic() + pause > deadline:
                     raise
             await asyncio.sleep(pause)
 
@@ -262,13 +296,87 @@ class VaultClient:
             sent["X-OAuthVault-User"] = quote(user, safe="")
         if content:
             sent["Content-Type"] = "application/json"
+        request = self._http.build_request(method, path, content=content, headers=sent)
+        begun = self._monotonic()
+        outcome = "unreachable"
         try:
-            return await self._http.request(method, path, content=content, headers=sent)
+            with self._breaker.question():
+                answer = await self._sent(request, twice=(method, path) in _MAY_BE_ASKED_TWICE)
+            outcome = _outcome(answer)
+        except CircuitOpen as circuit:
+            outcome, retry_after = "not_asked", circuit.retry_after
+        except _NoAnswer as no_answer:
+            why = str(no_answer)
+        else:
+            return answer
+        finally:
+            self._metrics.asked(outcome, self._monotonic() - begun)
+        # Without the cause: an httpx error carries the request, and the request carries the
+        # service key, sometimes a token.
+        if outcome == "not_asked":
+            raise VaultUnreachable(
+                "the token vault has not answered lately, and is asked again in a moment",
+                retry_after=retry_after,
+            )
+        raise VaultUnreachable(f"the token vault did not answer ({why})")
+
+    async def _sent(self, request: httpx.Request, *, twice: bool) -> httpx.Response:
+        """The whole answer. Raises :class:`_NoAnswer`."""
+        try:
+            async with asyncio.timeout(self._question_seconds):
+                try:
+                    answer = await self._http.send(request)
+                except _BROKEN:
+                    if not twice:
+                        raise
+                    answer = await self._http.send(request)
+        except TimeoutError:
+            raise _NoAnswer(f"no whole answer within {self._question_seconds:g} s") from None
         except httpx.HTTPError as error:
-            # Without the cause: an httpx error carries the request, and the request carries the
-            # service key, sometimes a token.
-            kind = type(error).__name__
-        raise VaultUnreachable(f"the token vault did not answer ({kind})")
+            raise _NoAnswer(type(error).__name__) from None
+        if _is_a_gateways(answer):
+            raise _NoAnswer(f"a gateway did: {answer.status_code}")
+        return answer
+
+    def _circuit_changed(self, is_open: bool) -> None:
+        self._metrics.circuit(is_open)
+        if is_open:
+            logger.warning(
+                "the token vault does not answer: tokens in hand are used while they live, and "
+                "one question at a time finds out when it is back"
+            )
+        else:
+            logger.warning("the token vault answers again")
+
+
+class _NoAnswer(Exception):
+    """Nobody answered for the vault. Its text names no key."""
+
+
+# Asked again, they do and say the same: the report is about a generation.
+_MAY_BE_ASKED_TWICE = (("GET", "/auth/claude/token"), ("POST", "/auth/claude/token/rejected"))
+
+
+def _is_a_gateways(answer: httpx.Response) -> bool:
+    """Whether something in front of the vault says that it has no answer. What the vault says
+    itself, refusals and all, shows that it is there."""
+    if answer.status_code not in (502, 503, 504):
+        return False
+    try:
+        return not isinstance(answer.json(), dict)
+    except ValueError:
+        return True
+
+
+def _outcome(answer: httpx.Response) -> str:
+    """For the statistics: a word of ours, or a code of the contract."""
+    if answer.status_code == httpx.codes.NOT_MODIFIED:
+        return "not_modified"
+    try:
+        _checked(answer)
+    except VaultError as error:
+        return error.code if error.code in _KINDS else "other"
+    return "ok"
 
 
 def _checked(answer: httpx.Response) -> httpx.Response:

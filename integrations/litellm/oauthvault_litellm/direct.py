@@ -6,7 +6,7 @@ and else to LiteLLM's authentication.
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastapi import Request
 from litellm.proxy._types import LitellmUserRoles, ProxyException, UserAPIKeyAuth
@@ -33,7 +33,7 @@ from oauthvault_litellm.tokens import Tokens
 logger = logging.getLogger("oauthvault_litellm")
 
 # What LiteLLM accepts of a custom_auth; None: its own authentication decides.
-Answer = UserAPIKeyAuth | str | None
+Answer: TypeAlias = UserAPIKeyAuth | str | None
 CustomAuth = Callable[[Request, str], Awaitable[Answer]]
 
 # What a Claude token opens. Nothing that changes a credential: a token is in more hands than a

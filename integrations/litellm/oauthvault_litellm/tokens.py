@@ -7,6 +7,7 @@ from oauthvault_litellm.block_settings import BlockSettings
 from oauthvault_litellm.cache import TokenCache
 from oauthvault_litellm.client import AccessToken, VaultClient, VaultError, VaultUnreachable
 from oauthvault_litellm.identity import DEFAULT_USER
+from oauthvault_litellm.metrics import Metrics, NoMetrics
 from oauthvault_litellm.presented import Owners
 from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import (
@@ -22,14 +23,18 @@ logger = logging.getLogger("oauthvault_litellm")
 class Tokens:
     """Belongs to one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         if settings.vault_key is None:
             raise SettingsError("claude_oauth.vault_key (or OAUTHVAULT_SERVICE_KEY) is missing")
         # Where every user has their own, nobody is user `default`.
         self._offered = None if settings.multi_user else settings.offered
         self._offering: asyncio.Task[None] | None = None
+        self._metrics = metrics or NoMetrics()
         self.vault = VaultClient(
-            url=settings.vault_url, key=settings.vault_key, wait_seconds=settings.wait_seconds
+            url=settings.vault_url,
+            key=settings.vault_key,
+            wait_seconds=settings.wait_seconds,
+            metrics=self._metrics,
         )
         policy = RefreshPolicy() if settings.multi_user else settings.refresh
         self._block_settings = BlockSettings(policy, self.vault)
@@ -37,6 +42,7 @@ class Tokens:
             self.vault,
             cache_seconds=settings.cache_seconds,
             max_stale_seconds=settings.max_stale_seconds,
+            metrics=self._metrics,
         )
         self.owners = Owners(
             self.vault,
@@ -49,9 +55,10 @@ class Tokens:
         await self.offer_block()
         return await self._cache.token(user)
 
-    async def rejected(self, user: str, token: Secret) -> None:
-        """Upstream answered 401 to this token. Raises :class:`VaultError` if none replaces it."""
-        await self._cache.rejected(user, token)
+    async def rejected(self, user: str, token: Secret) -> bool:
+        """Upstream answered 401 to this token. Raises :class:`VaultError` if none replaces it;
+        False if one has already."""
+        return await self._cache.rejected(user, token)
 
     def forget(self, user: str) -> None:
         """Something was changed in the vault: ask again at the next request."""
