@@ -300,6 +300,18 @@ def test_a_fallback_to_anthropic_on_another_host_is_refused(
         assert not second.received
 
 
+def test_a_refusal_by_policy_ends_there_and_one_for_want_of_a_token_falls_back(
+    team: Proxy, anthropic: Simulator, second: SecondProvider
+) -> None:
+    for path in WAYS_IN:
+        answer = team.post(path, ALICE, asked(path, "elsewhere", fallbacks=["other"]))
+        assert answer.status_code == 403, answer.text
+    assert not second.received
+    assert SAYS in team.chat("sk-test-mallory", "falls-to-other").text
+    assert len(second.received) == 1
+    assert not came_to_anthropic(anthropic)
+
+
 def test_a_context_window_fallback_leaves_the_token_behind(
     team: Proxy, anthropic: Simulator, second: SecondProvider
 ) -> None:
@@ -687,7 +699,13 @@ def test_callbacks_are_shown_everything_but_the_token(
     assert not leaks
 
 
-def test_no_log_holds_a_token(team: Proxy, vault: Vault, team_key: str) -> None:
+def test_no_log_holds_a_token(
+    team: Proxy, anthropic: Simulator, vault: Vault, team_key: str
+) -> None:
+    for path in WAYS_IN:
+        assert team.post(path, ALICE, asked(path, "claude")).status_code == 200
+    anthropic.fault("unauthorized", on="messages", times=None)
+    assert team.chat(ALICE, "claude").status_code == 401
     for output in (team.output(), vault.output()):
         assert output
         assert not tokens_in(output)
