@@ -128,8 +128,10 @@ MULTI_USER = f"{BLOCK}\n    multi_user: {{enabled: true}}"
          "warning", "model_group_retry_policy.claude"),
         (ROUTER, "cache_responses: true", "responses", "warning", "router_settings.cache_respo"),
         (CALLBACKS, f"{CALLBACKS}\n  cache: true", "responses", "warning", "without a token"),
-        (BLOCK, f"{BLOCK}\n  custom_auth: oauthvault_litellm.auth", "custom auth", "wrong",
-         "general_settings.custom_auth_run_common_checks: true and litellm_settings.enable_post"),
+        (BLOCK, f"{BLOCK}\n  custom_auth: oauthvault_litellm.auth", "claude_oauth", "wrong",
+         "general_settings.custom_auth_run_common_checks: true is missing"),
+        (BLOCK, f"{BLOCK}\n    direct_bearer: vault", "claude_oauth", "wrong",
+         "set general_settings.custom_auth: oauthvault_litellm.auth"),
         (BLOCK, f"{BLOCK}\n  custom_auth: oauthvault_litellm.authenticate", "custom auth", "wrong",
          "did you mean oauthvault_litellm.auth?"),
         (BLOCK, f"{BLOCK}\n  custom_auth: my_module.auth", "custom auth", "warning", "drops its"),
@@ -156,7 +158,7 @@ def test_direct_bearer_with_both_of_its_settings_is_well(config: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "what", "state", "sentence"),
     [
-        ({"ANTHROPIC_API_KEY": "canary"}, "api key", "warning", "fallback_to_api_key is on"),
+        ({"ANTHROPIC_API_KEY": "canary"}, "api key", "ok", "fallback_to_api_key is on"),
         ({"ANTHROPIC_AUTH_TOKEN": "canary"}, "api key", "warning", "ANTHROPIC_AUTH_TOKEN is set"),
         ({"ANTHROPIC_BASE_URL": "http://gateway.example"}, "models", "wrong", "gateway.example"),
         ({"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}, "master key", "warning",

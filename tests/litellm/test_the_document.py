@@ -47,6 +47,11 @@ litellm_settings:
   callbacks: ["oauthvault_litellm.hook"]
 """
 ALLOWED_HOSTS = 'allowed_hosts: ["127.0.0.1"]'
+# What a Claude token in place of a LiteLLM key needs beside it.
+DIRECT_BEARER_AUTH = """
+  custom_auth: oauthvault_litellm.auth
+  custom_auth_run_common_checks: true"""
+DIRECT_BEARER_CHECKS = "  enable_post_custom_auth_checks: true\n"
 
 
 def shell(commands: str, **environment: str) -> str:
@@ -202,16 +207,6 @@ def proxy(
         yield proxy
 
 
-# Once `oauthvault_litellm.auth` is there: True, and then the constant and the skip can go.
-DIRECT_BEARER = False
-DIRECT_BEARER_AUTH = (
-    "\n  custom_auth: oauthvault_litellm.auth\n  custom_auth_run_common_checks: true"
-    if DIRECT_BEARER
-    else ""
-)
-DIRECT_BEARER_CHECKS = "  enable_post_custom_auth_checks: true\n" if DIRECT_BEARER else ""
-
-
 def carries_only_the_token_of(anthropic: Simulator, user: str) -> None:
     """What Anthropic got last is this user's living token, as an OAuth token is to be sent."""
     last = [one for one in anthropic.requests if one.path == "/v1/messages"][-1]
@@ -308,7 +303,6 @@ def test_curl_is_answered(proxy: DocumentProxy, anthropic: Simulator) -> None:
     carries_only_the_token_of(anthropic, "default")
 
 
-@pytest.mark.skipif(not DIRECT_BEARER, reason="oauthvault_litellm.auth is not there yet")
 def test_a_token_is_taken_in_place_of_a_key(proxy: DocumentProxy, anthropic: Simulator) -> None:
     token = anthropic.current_login("default").access_token
     answer = shell(block("Direct Bearer Token Usage", ("YOUR_OAUTH_TOKEN", token), proxy.here))

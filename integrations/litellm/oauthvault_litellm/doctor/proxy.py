@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from oauthvault_litellm.demands import AUTH, HOOK, check_config
 from oauthvault_litellm.doctor.config import Config
 from oauthvault_litellm.doctor.finding import Finding, ok, warning, wrong
 from oauthvault_litellm.outgoing import PROVIDER, is_allowed
@@ -16,8 +17,6 @@ from oauthvault_litellm.settings import (
     read_settings,
 )
 
-HOOK = "oauthvault_litellm.hook"
-AUTH = "oauthvault_litellm.auth"
 _BLOCK = "claude_oauth"
 # That everybody can look up.
 _PUBLIC_MASTER_KEYS = ("sk-1234",)
@@ -90,6 +89,7 @@ def _block(config: Config) -> Iterator[Finding]:
             yield wrong(_BLOCK, _where_is_the_block(config))
             return
         read = read_settings(block, config.environ)
+        check_config(config.whole, read)
     except SettingsError as error:
         yield wrong(_BLOCK, str(error))
         return
@@ -184,9 +184,8 @@ def _custom_auth(config: Config) -> Iterator[Finding]:
         missing.append("litellm_settings.enable_post_custom_auth_checks: true")
     if not missing:
         yield ok("custom auth", f"{named}, with LiteLLM's own checks behind it")
-    else:
-        say = wrong if named == AUTH else warning
-        yield say(
+    elif named != AUTH:  # else the start ends with a sentence, which is said of the block
+        yield warning(
             "custom auth",
             f"with {named} LiteLLM drops its own checks for everybody: set {' and '.join(missing)}",
         )
@@ -296,25 +295,18 @@ def _api_keys(config: Config, read: Settings) -> Iterator[Finding]:
             f"the api_key of {', '.join(dict.fromkeys(without))} is a variable that is not set, "
             "so there is nothing to fall back to",
         )
-    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
-        if not config.environ.get(name):
-            continue
-        elsewhere = (
-            "LiteLLM also uses it by itself where it runs no callback, whoever asks: unset it "
-            "unless that is wanted"
-        )
+    if config.environ.get("ANTHROPIC_API_KEY"):
         if read.fallback_to_api_key:
-            yield warning(
-                "api key",
-                f"{name} is set: it pays for whoever has no token, for fallback_to_api_key is on. "
-                f"{elsewhere}",
-            )
+            says = "it pays for whoever has no token, for fallback_to_api_key is on"
         else:
-            yield warning(
-                "api key",
-                f"{name} is set: no request that the hook sees uses it, for fallback_to_api_key "
-                f"is off. {elsewhere}",
-            )
+            says = "it serves LiteLLM's /health and no caller, for fallback_to_api_key is off"
+        yield ok("api key", f"ANTHROPIC_API_KEY is set: {says}")
+    if config.environ.get("ANTHROPIC_AUTH_TOKEN"):
+        yield warning(
+            "api key",
+            "ANTHROPIC_AUTH_TOKEN is set, which LiteLLM presents to Anthropic by itself where it "
+            "has nothing else: unset it",
+        )
 
 
 def _api_key_is_unset(config: Config, params: Mapping[str, Any]) -> bool:
