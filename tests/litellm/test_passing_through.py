@@ -339,7 +339,9 @@ def test_anthropics_own_path_streams(proxy: Proxy, anthropic: Simulator) -> None
         ("POST", "/%61nthropic/v1/complete"),
     ],
 )
-@pytest.mark.parametrize("key", ["sk-test-alice", "sk-test-mallory", MASTER_KEY])
+@pytest.mark.parametrize(
+    "key", ["sk-test-alice", "sk-test-mallory", MASTER_KEY], ids=["alice", "mallory", "admin"]
+)
 def test_anthropics_other_paths_are_refused(
     proxy: Proxy, anthropic: Simulator, key: str, method: str, path: str
 ) -> None:
