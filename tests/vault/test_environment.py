@@ -97,6 +97,16 @@ def test_a_first_start_keeps_its_keys_private_and_a_second_uses_them_again(tmp_p
     assert "admin-password" in files["detail"]
 
 
+def test_keys_that_are_given_by_a_file_are_spoken_of_by_its_variable(tmp_path: Path) -> None:
+    file = tmp_path / "kek"
+    file.write_text(KEY)
+    given = {"CLAUDE_TOKEN_ENCRYPTION_KEY_FILE": str(file)}
+    assert run(tmp_path, "init", **given).returncode == 0
+    refused = run(tmp_path, "rotate_keys", "--new-key", "--yes", **given)
+    assert refused.returncode == 1
+    assert "are given by CLAUDE_TOKEN_ENCRYPTION_KEY_FILE, and" in refused.stderr
+
+
 def test_the_claude_variables_become_the_credential_of_user_default(tmp_path: Path) -> None:
     variables = {
         "CLAUDE_ACCESS_TOKEN": "sk-ant-oat01-one",
