@@ -114,3 +114,10 @@ def test_the_tenant_that_the_environment_feeds_says_why_it_stays(
     assert "Delete this tenant" not in shown
     assert root.post(page, {"slug": "default"}).status_code == 302
     assert Tenant.objects.filter(slug="default", suspended_at=None).exists()
+
+
+def test_a_name_above_a_page_is_written_as_it_is(acme: Tenant, root: Client) -> None:
+    page = root.get(f"/admin/tokens/tenant/{acme.pk}/change/").content.decode()
+    words = page.replace(">", "> ").replace("<", " <").split()
+    assert "acme" in words
+    assert "Acme" not in words
