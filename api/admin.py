@@ -27,6 +27,7 @@ from unfold.widgets import (
 )
 
 from api.keys import (
+    LONGEST_LIFE,
     BadKeyRequest,
     NewKey,
     Scope,
@@ -133,7 +134,7 @@ class NewKeyForm(forms.Form):
         label=gettext_lazy("Valid for"),
         required=False,
         min_value=1,
-        max_value=3660,
+        max_value=LONGEST_LIFE // _DAY,
         help_text=gettext_lazy("Days. Empty: until it is revoked."),
         widget=UnfoldAdminIntegerFieldWidget(),
     )
@@ -358,7 +359,8 @@ class ApiKeyAdmin(ActingModelAdmin):
             title=_("Rotate key %(name)s") % {"name": _told(old)},
             means=_(
                 "A new key is made with the same user, scopes, networks and label, and shown "
-                "once. The old one works until the overlap has passed: put the new one into use "
+                "once. It lives, from now on, as long as the old one was made for. "
+                "The old one works until the overlap has passed: put the new one into use "
                 "before that."
             ),
             original=old,

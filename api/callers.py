@@ -13,8 +13,9 @@ from tokens import user_ids
 from tokens.models import DEFAULT_USER, Tenant
 
 USER_HEADER = "X-OAuthVault-User"
-# Visible ASCII and blanks, every percent sign the beginning of an escape.
-_PERCENT_ENCODED = re.compile(r"(?:[ -$&-~]|%[0-9A-Fa-f]{2})*")
+# Visible ASCII and blanks, every percent sign the beginning of an escape. No comma: a header that
+# is given twice comes here as one, with a comma between, and would be a third user.
+_PERCENT_ENCODED = re.compile(r"(?:[ -$&-+\--~]|%[0-9A-Fa-f]{2})*")
 _LONGEST_ENCODED = user_ids.LONGEST * 4 * len("%00")
 
 
@@ -66,10 +67,10 @@ def named_user(request: HttpRequest) -> str | None:
     if encoded is None:
         return None
     if len(encoded) > _LONGEST_ENCODED or not _PERCENT_ENCODED.fullmatch(encoded):
-        most = user_ids.LONGEST
-        raise InvalidRequest(
-            {USER_HEADER: f"must be percent-encoded UTF-8, of at most {most} characters"}
-        )
+        reason = f"must be percent-encoded UTF-8, of at most {user_ids.LONGEST} characters"
+        if "," in encoded:
+            reason = "must name one user; a comma in an id is written %2C"
+        raise InvalidRequest({USER_HEADER: reason})
     try:
         return unquote_to_bytes(encoded).decode("utf-8")
     except UnicodeDecodeError:

@@ -14,6 +14,7 @@ from oauthvault.logging import redact
 from tokens import audit, isolation, user_ids
 from tokens.errors import VaultError
 from tokens.keyring import api_key_digest
+from tokens.labels import checked_label
 from tokens.models import Tenant
 from tokens.networks import checked_networks
 from tokens.prepared import Prepared
@@ -21,6 +22,8 @@ from tokens.secret import Secret
 
 _PREFIX = {KeyKind.SERVICE: "ovs_", KeyKind.USER: "ovu_"}
 _SHAPE = re.compile(r"ov[su]_[A-Za-z0-9_-]{43,200}")
+# Seconds. What is meant to be for ever has no end.
+LONGEST_LIFE = 3660 * 86_400
 # Characters of a key that are stored as they are, and that operators see.
 SHOWN = 12
 
@@ -81,12 +84,14 @@ def create_key(
         user_ids.check_new(user_id, tenant=tenant)
     if tenant.deletion_began_at is not None:
         raise BadKeyRequest(f"tenant {tenant.slug} is being deleted")
+    if expires_at is not None and expires_at > now + LONGEST_LIFE:
+        raise BadKeyRequest(f"a key lives for at most {LONGEST_LIFE // 86_400} days")
     with transaction.atomic():
         new = _make(
             tenant=tenant,
             kind=KeyKind.USER if user_id else KeyKind.SERVICE,
             user_id=user_id,
-            label=label,
+            label=_checked_label(label),
             scopes=_checked_scopes(scopes) or (_USER_DEFAULT if user_id else _ALL),
             networks=_checked_networks(networks),
             expires_at=expires_at,
@@ -104,6 +109,8 @@ def rotate_key(*, key: ApiKey, overlap: int, actor: str, now: float) -> NewKey:
     are good. The new one is of the same kind, user, scopes, networks and label, and lives as
     long as the old one was made for. BadKeyRequest for a key that is not good any more, was
     rotated before, or is given by the environment."""
+    if overlap > LONGEST_LIFE:
+        raise BadKeyRequest(f"the overlap lasts at most {LONGEST_LIFE // 86_400} days")
     with isolation.of(key.tenant_id), transaction.atomic():
         old = ApiKey.objects.select_for_update(of=("self",)).select_related("tenant").get(
             tenant_id=key.tenant_id, pk=key.pk
@@ -258,6 +265,13 @@ def _checked_scopes(scopes: Iterable[str]) -> list[str]:
     if unknown:
         raise BadKeyRequest(f"{redact(unknown[0])!r} is no scope; the scopes are {', '.join(_ALL)}")
     return wanted
+
+
+def _checked_label(label: str) -> str:
+    try:
+        return checked_label(label)
+    except ValueError as error:
+        raise BadKeyRequest(f"a label {error}") from None
 
 
 def _checked_networks(networks: Iterable[str]) -> list[str]:

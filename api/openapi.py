@@ -26,8 +26,8 @@ USER = OpenApiParameter(
     OpenApiParameter.HEADER,
     required=False,
     description=(
-        "The user, as percent-encoded UTF-8 of at most 256 characters. A service key of a tenant "
-        "of many users must send it; a user key is good for its own user only."
+        "The user, as percent-encoded UTF-8 of at most 256 characters (a comma is %2C). A service "
+        "key of a tenant of many users must send it; a user key is good for its own user only."
     ),
 )
 PREFER = OpenApiParameter(

@@ -1,16 +1,19 @@
-"""Signing in to the dashboard: whoever guesses is slowed, and every failure is written down."""
+"""Signing in to the dashboard: whoever guesses is slowed, and what came of it is written down."""
 
 import math
+from http import HTTPStatus
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.response import TemplateResponse
 
 from api import throttle
 from api.pages import page
 from oauthvault.client_address import client_address
-from tokens import audit, clock, isolation
+from tokens import audit, clock, isolation, roles
+from tokens.admin.base import operator
 from tokens.errors import RateLimited
 
 _NOBODY = "a name that nobody has"
@@ -28,8 +31,22 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         return _refused(refusal)
     answer = admin.site.login(request)
     tried = _name_that_failed(answer)
-    if tried is not None and throttle.note_failed_sign_in(address):
+    if answer.status_code == HTTPStatus.FOUND:
+        roles.record(action="sign_in", subject="", actor=operator(request), now=clock.now())
+    elif tried is not None and throttle.note_failed_sign_in(address):
         _write_down(tried)
+    return answer
+
+
+def change_own_password(request: HttpRequest, **how: Any) -> HttpResponseBase:
+    """The dashboard's own page. What is written down is that it was done."""
+    answer = admin.site.password_change(request, **how)
+    if request.method == "POST" and answer.status_code == HTTPStatus.FOUND:
+        actor = operator(request)
+        roles.record(
+            action="set_password", subject=request.user.get_username(), actor=actor,
+            now=clock.now(),
+        )  # fmt: skip
     return answer
 
 

@@ -100,7 +100,7 @@ def _print_help() -> None:
     for name, package in sorted(_ours().items()):
         told = str(load_command_class(package, name).help)
         print(f"  {name:<20} {told.partition('. ')[0].partition(': ')[0].rstrip('.')}")
-    print("\nDjango's own commands (shell, changepassword, dumpdata, …) work as well.")
+    print("\nDjango's own commands (shell, dbshell, dumpdata, …) work as well.")
     print("Everything is configured by the environment: docs/configuration.md.")
 
 

@@ -67,6 +67,11 @@ def secret(name: str) -> str | None:
     return content
 
 
+def given_by(name: str) -> str:
+    """The variable in which this process was given the secret: ``name``, or ``name_FILE``."""
+    return f"{name}_FILE" if _taken.get(f"{name}_FILE") else name
+
+
 def integer(name: str, default: int, *, least: int, most: int) -> int:
     value = text(name)
     if value is None:

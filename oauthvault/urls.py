@@ -4,12 +4,13 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from api.sign_in import sign_in
+from api.sign_in import change_own_password, sign_in
 
 urlpatterns = [
     path("", include("api.urls")),
-    # Before the dashboard's own address of the same name.
+    # Before the dashboard's own addresses of the same names.
     path("admin/login/", sign_in),
+    path("admin/password_change/", admin.site.admin_view(change_own_password, cacheable=True)),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

@@ -60,10 +60,31 @@ def test_a_question_at_a_terminal_does_not_come_into_the_json(folder: Path) -> N
 def test_a_password_that_nobody_can_give_is_a_sentence(folder: Path) -> None:
     done = _run(folder, "changepassword", "admin", stdout=subprocess.PIPE)
     assert "Traceback" not in done.stderr
-    assert done.stderr.endswith(
-        "oauthvault: an answer was asked for, and the input ended: run this at a terminal\n"
-    )
+    assert done.stderr.endswith("no password was given\n")
     assert done.returncode == 1
+
+
+def test_a_password_is_asked_for_twice_at_a_terminal(folder: Path) -> None:
+    for second, status in (("another one indeed", 1), ("a long one indeed", 0)):
+        keyboard, terminal = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-m", "oauthvault.cli", "create_operator", "olga"],
+            env=clean_environment(OAUTHVAULT_DATA_DIR=str(folder)),
+            stdin=terminal, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0,
+        ) as asking:  # fmt: skip
+            said, shown = b"", asking.stderr
+            assert shown is not None
+            # What is typed before the question is thrown away.
+            for question, answer in ((b"Password: ", "a long one indeed"), (b"(again): ", second)):
+                while not said.endswith(question):
+                    said += (sign := shown.read(1))
+                    assert sign, said
+                os.write(keyboard, f"{answer}\n".encode())
+            said += shown.read()
+            assert asking.wait(timeout=90) == status, said
+        os.close(keyboard)
+        os.close(terminal)
+        assert (b"are not the same" in said) is bool(status)
 
 
 @pytest.mark.skipif("DATABASE_URL" in child_environment(), reason="SQLite's disk")

@@ -107,8 +107,12 @@ def test_a_refused_body_does_not_cost_the_next_request_its_connection(tmp_path: 
     ):
         body = b"x" * 60_000
         key = {"Authorization": f"Bearer {SERVICE_KEY}"}
+        twice = [("Authorization", f"Bearer {SERVICE_KEY}"), ("X-OAuthVault-User", "alice"),
+                 ("X-OAuthVault-User", "bob")]  # fmt: skip
         for _ in range(30):
             refused = client.put("/auth/claude/token", content=body, headers=key)
             assert refused.status_code == 415
             assert client.put("/auth/claude/token?x=1", content=body).status_code == 401
             assert client.post("/auth/claude/refresh?x=1", headers=key).status_code == 400
+        named_twice = client.get("/auth/claude/status", headers=twice)
+        assert (named_twice.status_code, named_twice.json()["code"]) == (400, "invalid_request")

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from django.conf import settings
+from django.db import connection
 from django.db.models import Count, Min, Q, Sum
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -26,6 +27,7 @@ from prometheus_client.registry import Collector
 from tokens import clock, endings, epoch, handouts, isolation, notices
 from tokens.listing import renewable, status_in_sql
 from tokens.models import (
+    AuditChain,
     HandOutTally,
     Heartbeat,
     OAuthCredential,
@@ -37,6 +39,7 @@ from tokens.models import (
 )
 from tokens.refresh import gate, spool
 from tokens.statistics import ENDINGS, LATENCY_BUCKETS_MS, active_at
+from tokens.trail import triggers
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SCHEDULER = "scheduler"
@@ -214,6 +217,7 @@ def _of_deployment(now: float) -> Iterator[Metric]:
     yield from _in_need(now)
     yield from _scheduler(now)
     yield from _far_side(now)
+    yield from _audit_trail()
 
 
 def _by_status(now: float) -> Metric:
@@ -306,4 +310,18 @@ def _far_side(now: float) -> Iterator[Metric]:
         "oauthvault_quarantined",
         "1 while the database counts as a restored one.",
         value=int(epoch.deployment().quarantined_at is not None),
+    )
+
+
+def _audit_trail() -> Iterator[Metric]:
+    """As of the last verification. Nothing is verified here."""
+    yield GaugeMetricFamily(
+        "oauthvault_audit_chains_broken",
+        "Chains of the audit trail that were not proven whole when they were verified last.",
+        value=AuditChain.objects.exclude(broken="").count(),
+    )
+    yield GaugeMetricFamily(
+        "oauthvault_audit_triggers_missing",
+        "Triggers that are missing, with which the database refuses to change the audit trail.",
+        value=len(triggers.missing(connection)),
     )

@@ -11,10 +11,16 @@ def checked_networks(networks: Iterable[str]) -> list[str]:
     checked = []
     for network in networks:
         try:
-            checked.append(str(ipaddress.ip_network(network, strict=True)))
+            wide = ipaddress.ip_network(network, strict=False)
         except ValueError:
             raise ValueError(
                 f"{network!r} is no network; write it like 10.1.2.0/24 or 2001:db8::/48"
+            ) from None
+        try:
+            checked.append(str(ipaddress.ip_network(network, strict=True)))
+        except ValueError:
+            raise ValueError(
+                f"{network!r} is no network: it has bits of a host; the one around it is {wide}"
             ) from None
     return list(dict.fromkeys(checked))
 

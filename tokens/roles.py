@@ -7,6 +7,7 @@ those that are assigned to them, and for nobody before one is.
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser, Group, User
@@ -63,15 +64,28 @@ def create_operator(
                 raise RoleMissing(f"there is no group {role.value!r}: `oauthvault migrate` made it")
             user = User.objects.create_user(username=name, password=password, is_staff=True)
             user.groups.add(group)
+        record(
+            action="create_operator", subject=user.get_username(), actor=actor, now=now,
+            role=_called(role), tenants=[tenant.slug for tenant in tenants],
+        )  # fmt: skip
         for tenant in tenants:
             assign(operator=user, tenant=tenant, actor=actor, now=now)
-        if not tenants:
-            with isolation.every_tenant():
-                audit.record(
-                    tenant=None, actor=actor, action="create_operator", subject=name,
-                    now=now, role=_called(role),
-                )  # fmt: skip
     return user
+
+
+def set_password(*, operator: User, password: str, actor: str, now: float) -> None:
+    """Another password; whoever is signed in with the old one is signed out."""
+    with transaction.atomic():
+        operator.set_password(password)
+        operator.save(update_fields=["password"])
+        record(action="set_password", subject=operator.get_username(), actor=actor, now=now)
+
+
+def record(*, action: str, subject: str, actor: str, now: float, **detail: Any) -> None:
+    """Write down what was done to an account, or to a group of them. Those are of no tenant:
+    so it is an act of the whole deployment's, whomever the request is at work for."""
+    with isolation.every_tenant():
+        audit.record(tenant=None, actor=actor, action=action, subject=subject, now=now, **detail)
 
 
 def assign(*, operator: User, tenant: Tenant, actor: str, now: float) -> bool:

@@ -9,11 +9,12 @@ from django.db import IntegrityError, transaction
 from oauthvault.logging import redact
 from tokens import audit, isolation
 from tokens.errors import VaultError
+from tokens.labels import checked_label
 from tokens.models import DEFAULT_TENANT, Backoff, Tenant
 from tokens.models.tenant import SLUG
 from tokens.networks import checked_networks
 
-LONGEST_NAME, LONGEST_THRESHOLD, MOST_RETRIES = 200, 86_400, 10
+LONGEST_THRESHOLD, MOST_RETRIES = 86_400, 10
 SETTINGS = (
     "name",
     "has_default_user",
@@ -56,6 +57,7 @@ def create_tenant(*, slug: str, name: str = "", actor: str, now: float) -> Tenan
         SLUG(slug)
     except ValidationError as error:
         raise BadTenantRequest(f"{slug!r} is no name for a tenant. {error.messages[0]}") from None
+    checked_setting("name", name)
     try:
         with transaction.atomic():
             tenant = Tenant.objects.create(slug=slug, name=name)
@@ -95,8 +97,11 @@ def change_tenant(*, tenant: Tenant, actor: str, now: float, **chosen: Any) -> b
 
 def checked_setting(name: str, value: Any) -> Any:
     """The value as it is stored. BadTenantRequest says what would be right."""
-    if name == "name" and len(value) > LONGEST_NAME:
-        raise BadTenantRequest(f"name has at most {LONGEST_NAME} characters", field=name)
+    if name == "name":
+        try:
+            return checked_label(value)
+        except ValueError as error:
+            raise BadTenantRequest(f"name {error}", field=name) from None
     if name == "refresh_threshold":
         return _whole_number(name, value, least=1, most=LONGEST_THRESHOLD)
     if name == "max_retries":

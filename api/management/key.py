@@ -7,6 +7,7 @@ from django.core.management.base import CommandError
 
 from api.keys import NewKey, find_key
 from api.models import ApiKey
+from tokens.management.command import utc
 
 
 def add_key(parser: ArgumentParser) -> None:
@@ -27,6 +28,11 @@ def key_named(text: str) -> ApiKey:
     if len(found) > 1:
         raise CommandError("more than one key begins like this; give the whole key")
     return found[0]
+
+
+def until(expires_at: int | None) -> str:
+    """When a new key ends, in a sentence."""
+    return "It has no end." if expires_at is None else f"It works until {utc(expires_at)}."
 
 
 def facts_of_new(new: NewKey) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tests.admin.conftest import Cast
 from tests.vault.test_audit_chain import poisoned
 from tokens import audit, isolation
 from tokens.admin.audit import ActionFilter
+from tokens.admin.operators import GroupAdmin, UserAdmin
 from tokens.models import AuditChain, OAuthCredential, Tenant
 from tokens.trail import export, seal
 
@@ -42,6 +43,17 @@ def test_the_page_says_how_the_chain_stands(cast: Cast, root: Client) -> None:
     page = root.get(PAGE).content.decode()
     assert "not proven whole" in page
     assert "batch 1, record 5: was edited" in page
+
+
+def test_a_broken_chain_is_said_on_the_first_page_to_whom_may_see_the_trail(
+    cast: Cast, root: Client, staff: Staff
+) -> None:
+    said = "1 chain of the audit trail was not proven whole"
+    assert said not in root.get("/admin/").content.decode()
+    AuditChain.objects.create(pk=cast.acme.pk, tenant=cast.acme, broken="record 5: was edited")
+    assert said in root.get("/admin/").content.decode()
+    assert said in staff("tokens.view_auditevent").get("/admin/").content.decode()
+    assert said not in staff("tokens.view_oauthcredential").get("/admin/").content.decode()
 
 
 def test_what_is_listed_is_what_is_exported(
@@ -164,7 +176,7 @@ def recorded_in(source: str) -> set[str]:
         if not isinstance(call, ast.Call):
             continue
         name = ast.unparse(call.func)
-        if name != "audit.record" and name not in takes_it:
+        if name not in {"audit.record", "roles.record", *takes_it}:
             continue
         told = [keyword.value for keyword in call.keywords if keyword.arg == "action"]
         place = takes_it.get(name)
@@ -184,7 +196,8 @@ def test_every_act_that_is_recorded_can_be_asked_for() -> None:
     for package in ("api", "oauthvault", "tokens"):
         for path in (house / package).rglob("*.py"):
             source = path.read_text()
-            if "audit.record(" in source:
+            if "audit.record(" in source or "roles.record(" in source:
                 recorded |= recorded_in(source)
+    recorded |= {act for admin in (UserAdmin, GroupAdmin) for act in admin.acts}
     listed = [action for action, _ in ActionFilter.lookups(ActionFilter, None, None)]  # type: ignore[arg-type]
     assert sorted(recorded) == sorted(listed)

@@ -241,8 +241,37 @@ def test_a_superuser_assigns_tenants_on_the_page_of_an_account(
             for event in AuditEvent.objects.filter(subject="olga").order_by("pk")
         ]
     assert written == [
-        ("assign_operator", "acme"), ("assign_operator", "globex"), ("withdraw_operator", "acme"),
+        ("create_operator", ""), ("assign_operator", "acme"), ("assign_operator", "globex"),
+        ("withdraw_operator", "acme"), ("change_operator", ""),
     ]  # fmt: skip
+
+
+def test_what_is_done_to_accounts_and_groups_in_the_dashboard_is_written_down(
+    groups: None, root: Client
+) -> None:
+    new = "canary-password-of-vera"
+    chosen = {"usable_password": "true", "password1": new, "password2": new}
+    root.post("/admin/auth/user/add/", {"username": "vera", **chosen})
+    vera = User.objects.get(username="vera")
+    assert vera.is_staff
+    page = f"/admin/auth/user/{vera.pk}"
+    sent = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00", "is_staff": "on",
+            "is_active": "on", "is_superuser": "on"}  # fmt: skip
+    root.post(f"{page}/change/", {"username": "vera", **sent})
+    again = {"password1": new + "2", "password2": new + "2", "set-password": "1"}
+    root.post(f"{page}/password/", {"usable_password": "true", **again})
+    vera.refresh_from_db()
+    assert vera.check_password(new + "2")
+    root.post(f"{page}/delete/", {"post": "yes"})
+    root.post("/admin/auth/group/add/", {"name": "readers"})
+    events = AuditEvent.objects.filter(tenant=None).order_by("pk")
+    assert [(each.action, each.subject) for each in events] == [
+        ("create_operator", "vera"), ("change_operator", "vera"), ("set_password", "vera"),
+        ("delete_operator", "vera"), ("create_group", "readers"),
+    ]  # fmt: skip
+    assert events[1].detail["superuser"] is True
+    assert {each.actor[:9] for each in events} == {"operator "}
+    assert "canary" not in str(list(events.values()))
 
 
 # --- The commands ----------------------------------------------------------------------------
@@ -261,6 +290,35 @@ def test_create_operator_for_a_tenant(acme: Tenant, capsys: pytest.CaptureFixtur
     assert [group.name for group in olga.groups.all()] == ["Tenant auditors"]
     assert not olga.is_superuser
     assert olga.check_password("a long one indeed")
+    event = AuditEvent.objects.get(action="create_operator")
+    assert (event.subject, event.detail["tenants"]) == ("olga", ["acme"])
+
+
+def test_changepassword_is_written_down(
+    db: None, monkeypatch: pytest.MonkeyPatch, password: None
+) -> None:
+    olga = User.objects.create_user("olga", is_staff=True)
+    call_command("changepassword", "olga")
+    olga.refresh_from_db()
+    assert olga.check_password("a long one indeed")
+    event = AuditEvent.objects.get(action="set_password")
+    assert (event.subject, event.detail) == ("olga", {})
+    with pytest.raises(CommandError, match="no operator 'nobody'"):
+        call_command("changepassword", "nobody")
+    for typed, sentence in (("", "no password was given"), ("olga\n", "similar to the user")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        with pytest.raises(CommandError, match=sentence):
+            call_command("changepassword", "olga")
+    assert AuditEvent.objects.filter(action="set_password").count() == 1
+
+
+@pytest.mark.parametrize("name", ["two words", "tab\tbed", "x" * 151])
+def test_an_operators_name_is_one_that_the_dashboard_takes(
+    db: None, password: None, name: str
+) -> None:
+    with pytest.raises(CommandError, match="is no name for an operator"):
+        call_command("create_operator", name)
+    assert not User.objects.exists()
 
 
 @pytest.mark.usefixtures("groups", "password")

@@ -81,7 +81,31 @@ def test_a_good_password_of_somebody_who_may_not_enter_is_a_failure_too(db: None
 def test_who_signs_in_counts_for_nothing(alice: User) -> None:
     for _ in range(throttle.MOST_SIGN_INS + 1):
         assert try_to_sign_in(PASSWORD).status_code == 302
-    assert written() == []
+    assert {event.outcome for event in written()} == {"done"}
+
+
+def test_who_signs_in_and_who_sets_a_password_is_written_down(alice: User) -> None:
+    client = Client()
+    client.post(LOGIN, {"username": "alice", "password": PASSWORD}, REMOTE_ADDR=ELSEWHERE)
+    new = "canary-another-password"
+    sent = {"old_password": PASSWORD, "new_password1": new, "new_password2": new}
+    client.post("/admin/password_change/", {**sent, "new_password2": "x"})
+    client.post("/admin/password_change/", sent)
+    alice.refresh_from_db()
+    assert alice.check_password(new)
+    events = AuditEvent.objects.order_by("pk")
+    assert [(e.action, e.outcome, e.actor, e.subject) for e in events] == [
+        ("sign_in", "done", "operator alice", ""),
+        ("set_password", "done", "operator alice", "alice"),
+    ]
+    assert events[0].address == ELSEWHERE
+    assert "canary" not in str(list(events.values()))
+
+
+def test_nobody_reaches_the_page_of_passwords_without_signing_in(db: None) -> None:
+    answer = Client().get("/admin/password_change/")
+    assert answer.status_code == 302
+    assert answer["Location"].startswith(LOGIN)
 
 
 @pytest.mark.usefixtures("slowed")

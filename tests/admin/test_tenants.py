@@ -9,6 +9,7 @@ from pytest_django import Settings
 from tests.admin.conftest import Cast
 from tests.admin.test_acts import said
 from tokens import clock, deletion
+from tokens.admin.base import in_words
 from tokens.models import AuditEvent, DataKey, OAuthCredential, Tenant
 from tokens.secret import Secret
 from tokens.tenants import suspend_tenant
@@ -42,7 +43,7 @@ def test_what_is_different_for_a_tenant_is_set_on_its_page(root: Client, acme: T
 
 def test_a_setting_that_cannot_be_is_refused_beside_its_field(root: Client, acme: Tenant) -> None:
     for field, wrong, sentence in (
-        ("max_retries", "11", "from 0 to 10"),
+        ("max_retries", "11", "Quick retries must be a whole number from 0 to 10"),
         ("refresh_threshold", "0", "from 1 to 86400"),
         ("key_networks", "10.1.2.3/24", "is no network"),
         ("retry_backoff", "quick", "not one of the available choices"),
@@ -114,3 +115,15 @@ def test_the_tenant_that_the_environment_feeds_says_why_it_stays(
     assert "Delete this tenant" not in shown
     assert root.post(page, {"slug": "default"}).status_code == 302
     assert Tenant.objects.filter(slug="default", suspended_at=None).exists()
+
+
+def test_a_name_above_a_page_is_written_as_it_is(acme: Tenant, root: Client) -> None:
+    page = root.get(f"/admin/tokens/tenant/{acme.pk}/change/").content.decode()
+    words = page.replace(">", "> ").replace("<", " <").split()
+    assert "acme" in words
+    assert "Acme" not in words
+
+
+def test_the_history_leaves_out_what_is_empty() -> None:
+    detail = {"networks": [], "ends": None, "name": "", "label": "CI", "on": False, "retries": 0}
+    assert in_words(detail) == "label: CI; on: no; retries: 0"

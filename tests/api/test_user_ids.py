@@ -66,6 +66,16 @@ def test_what_may_be_no_id_is_refused_however_it_comes_in(
     assert ApiKey.objects.count() == 1
 
 
+def test_two_users_in_one_request_are_no_third_one(ask: Caller, acme_key: str) -> None:
+    """A server joins a header that is given twice, with a comma."""
+    for named in ("alice,bob", "alice, bob", ",alice"):
+        answer = ask("GET", "status", key=acme_key, headers={"X-OAuthVault-User": named})
+        assert (answer.status, answer.code) == (400, "invalid_request")
+        assert "must name one user" in answer.text
+    answer = ask("GET", "status", key=acme_key, user="alice,bob")
+    assert answer.json["user_id"] == "alice,bob"
+
+
 @each
 def test_an_id_is_not_written_to_a_terminal_as_it_is_where_it_was_refused(
     acme: Tenant, tmp_path: Path, user_id: str

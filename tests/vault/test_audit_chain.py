@@ -263,7 +263,8 @@ def test_the_trail_of_a_deleted_tenant_stays_readable_and_whole(acme: Tenant) ->
     exported = told("export_audit", "--tenant", "acme").splitlines()
     assert len(exported) == 6
     assert {json.loads(line)["tenant"] for line in exported} == {"acme"}
-    assert "acme: whole; 6 records" in told("verify_audit", "--tenant", "acme")
+    told_of_it = told("verify_audit", "--tenant", "acme")
+    assert f"acme (deleted, id:{acme.pk}): whole; 6 records" in told_of_it
 
 
 def test_records_from_before_the_chain_are_sealed_as_they_are_and_said(acme: Tenant) -> None:

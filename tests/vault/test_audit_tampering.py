@@ -8,12 +8,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
 
 import pytest
+from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from pytest_django import Settings
 
-from oauthvault.env import ConfigurationError
+from oauthvault.env import ConfigurationError, child_environment
 from tests.emptying import triggers
 from tests.vault.test_audit_chain import (
     DAY,
@@ -30,9 +32,11 @@ from tests.vault.test_audit_chain import (
     upgraded,
     whole,
 )
-from tokens import epoch, keyring, outside
+from tokens import epoch, keyring, metrics, outside
 from tokens.models import AuditBatch, AuditChain, AuditEvent, Tenant, TokenFingerprint, VaultKey
+from tokens.tenants import create_tenant
 from tokens.trail import anchor, drop, seal, verify
+from tokens.trail import triggers as guards
 from tokens.trail.finding import Kind
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("data_dir")]
@@ -371,7 +375,10 @@ def test_a_chain_that_is_said_to_be_of_another_tenant_is_sealed_all_the_same(
     act(acme, 3, at=1000)
     with constraints_dropped():
         sql("UPDATE tokens_auditchain SET tenant_id = %s WHERE id = %s", globex.pk, acme.pk)
-        assert "acme: whole; 4 records in 2 batches; 0 not sealed yet" in told("verify_audit")
+        assert "acme: whole; 4 records in 2 batches; 0 not sealed yet" in told(
+            "verify_audit",
+            refused=True,  # for want of the triggers
+        )
     assert {batch.tenant_id for batch in AuditBatch.objects.filter(chain_id=acme.pk)} == {acme.pk}
 
 
@@ -442,3 +449,69 @@ def test_a_head_that_cannot_be_brought_forward_is_a_finding(
     a_head_that_lags(acme)
     monkeypatch.setattr(os, "replace", full)
     assert only_finding().kind == Kind.ANCHOR_BEHIND
+
+
+# --- The triggers ------------------------------------------------------------------------------
+
+
+def test_a_fresh_database_has_every_trigger() -> None:
+    assert guards.missing(connection) == []
+
+
+@pytest.mark.skipif("DATABASE_URL" in child_environment(), reason="SQLite: drops its own")
+def test_triggers_that_were_taken_away_are_missed_and_made_anew(acme: Tenant) -> None:
+    act(acme)
+    seal_all(at=time.time())
+    names = ["tokens_auditbatch_delete", "tokens_auditevent_update"]
+    for name in names:
+        sql(f"DROP TRIGGER {name}")
+    # One that refuses nothing is none.
+    sql(f"CREATE TRIGGER {names[1]} BEFORE UPDATE ON tokens_auditevent WHEN 0 BEGIN SELECT 1; END")
+    assert [name.partition(": ")[2] for name in guards.missing(connection)] == names
+    assert "`oauthvault migrate` makes them anew" in told("verify_audit", refused=True)
+    findings = told("doctor", "--json", refused=True)
+    (trail,) = (
+        each
+        for each in json.loads(findings[: findings.rindex("]") + 1])
+        if each["what"] == "audit trail"
+    )
+    assert trail["state"] == "wrong"
+    assert names[0] in trail["detail"]
+    assert b"oauthvault_audit_triggers_missing 2.0" in metrics.exposition()
+    assert "made anew: tokens_auditbatch: tokens_auditbatch_delete" in told("migrate")
+    assert guards.missing(connection) == []
+    assert told("migrate", "-v", "0") == ""
+
+
+def test_a_broken_chain_is_counted_in_the_metrics(acme: Tenant) -> None:
+    AuditChain.objects.create(pk=acme.pk, tenant=acme, tenant_slug="acme", broken="record 3: …")
+    assert b"oauthvault_audit_chains_broken 1.0" in metrics.exposition()
+
+
+def test_what_is_said_of_a_chain_tells_the_dead_tenant_from_its_heir(
+    acme: Tenant,
+) -> None:
+    (edited,) = act(acme)
+    seal_all()
+    with triggers.switched_off(connection):
+        sql("UPDATE tokens_auditevent SET actor = 'operator nobody' WHERE id = %s", edited)
+    call_command("delete_tenant", "acme", yes=True, stdout=StringIO())
+    create_tenant(slug="acme", actor="test", now=NOW)
+    printed = told("verify_audit", refused=True)
+    assert f"acme (deleted, id:{acme.pk}): NOT PROVEN WHOLE" in printed
+    assert f"record {edited}: was edited (it says: revoke of user-0, by operator nobody)" in printed
+    assert "acme: whole" in printed
+    assert "1 of 2 chains of the audit trail is not proven whole" in printed
+
+
+def test_reanchoring_says_what_it_did(acme: Tenant) -> None:
+    act(acme)
+    seal_all()
+    assert "every chain is whole" in told("verify_audit", "--reanchor", "--yes")
+    forget_what_is_outside()
+    printed = told("verify_audit", "--reanchor", "--yes")
+    assert "1 head was kept anew, and recorded: acme." in printed
+    with triggers.switched_off(connection):
+        sql("UPDATE tokens_auditevent SET actor = 'operator nobody' WHERE subject = 'user-0'")
+    printed = told("verify_audit", "--reanchor", "--yes", refused=True)
+    assert "No head was kept anew: it is the records themselves" in printed

@@ -1,6 +1,7 @@
 """What the commands do, and how they refuse."""
 
 import json
+import logging
 from argparse import SUPPRESS
 from collections.abc import Iterator
 from io import StringIO
@@ -13,11 +14,12 @@ from django.core.management import CommandError, call_command, load_command_clas
 from pytest_django import Settings
 
 from api.keys import find_key
+from api.models import ApiKey
 from oauthvault.cli import _ours
 from tests.conftest import Store
 from tests.simulator import Simulator
 from tokens import clock
-from tokens.management.command import VaultCommand
+from tokens.management.command import VaultCommand, utc
 from tokens.models import (
     AuditChain,
     AuditEvent,
@@ -240,6 +242,65 @@ def test_of_many_lines_only_the_one_that_gives_a_field_twice_is_refused(
     assert OAuthCredential.objects.get().user_id == "alice"
 
 
+SHAPES = {
+    "a list": ('[{"user_id": "alice"}]', "the file is a JSON list"),
+    "a string": ('"alice"', "the file is a JSON string"),
+    "a list on a line": (
+        '{"user_id": "alice"}\n[1]',
+        "line 2, (no user): refused: (line): is a JSON list",
+    ),
+    "no JSON": (
+        '{"user_id": "alice"}\n{nothing}',
+        "line 2, (no user): refused: (line): is no JSON",
+    ),
+    "semicolons": ("user_id;accessToken;expiresAt\nalice;x;1", "are separated by semicolons"),
+    "tabs": ("user_id\taccessToken\nalice\tx", "are separated by tabs"),
+    "a number": ('{"user_id": 5}', "user_id: must be a text"),
+    "empty": ('{"user_id": ""}', "user_id: is empty"),
+    "missing": (
+        '{"user_id": "alice"}\n{"isMax": true}',
+        "line 2, (no user): refused: user_id: is missing",
+    ),
+    "an empty cell": ("user_id,accessToken\n,x", "user_id: is empty"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_wrong_with_a_file_is_called_by_its_name(
+    acme: Tenant, tmp_path: Path, shape: str
+) -> None:
+    content, sentence = SHAPES[shape]
+    file = tmp_path / "team"
+    file.write_text(content)
+    assert sentence in run("import_credentials", str(file), "--tenant", "acme", refused=True)
+
+
+def test_one_object_over_several_lines_is_one_row(acme: Tenant, tmp_path: Path) -> None:
+    file = tmp_path / "one.json"
+    file.write_text(json.dumps(login(1, user_id="alice"), indent=2))
+    told = run("import_credentials", str(file), "--tenant", "acme", "--dry-run")
+    assert "alice: would be stored" in told
+    assert "alice: stored" in run("import_credentials", str(file), "--tenant", "acme")
+
+
+def test_somebody_who_stands_twice_in_a_file_is_not_replaced(acme: Tenant, tmp_path: Path) -> None:
+    file = tmp_path / "team.jsonl"
+    rows = [login(1, user_id="alice"), login(2, user_id="bob"), login(3, user_id="alice")]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    printed = run("import_credentials", str(file), "--tenant", "acme", refused=True)
+    assert "line 3, alice: refused: user_id: stands on line 1 already" in printed
+    assert OAuthCredential.objects.get(user_id="alice").generation == 1
+
+
+def test_a_note_says_whom_it_concerns(acme: Tenant, tmp_path: Path) -> None:
+    file = tmp_path / "team.jsonl"
+    scopes = {"scopes": ["user:inference"]}
+    rows = [login(1, user_id="alice"), login(2, user_id="bob") | scopes, login(3, user_id="carla")]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    printed = run("import_credentials", str(file), "--tenant", "acme")
+    assert "Note for alice, carla: " in printed
+
+
 def test_a_setup_token_is_spoken_of_as_one(acme: Tenant, tmp_path: Path) -> None:
     """It names no scopes, and comes from no file of Claude Code's."""
     file = tmp_path / "setup.json"
@@ -282,6 +343,86 @@ def test_what_a_key_is_bound_to_can_be_read_back_and_was_recorded(acme: Tenant) 
     assert "may status:read, from 10.0.0.0/8" in printed
     assert json.loads(run("list_keys", "--json"))[0]["networks"] == ["10.0.0.0/8"]
     assert AuditEvent.objects.get(action="create_key").detail["networks"] == ["10.0.0.0/8"]
+
+
+def test_small_refusals_say_what_was_wrong(acme: Tenant) -> None:
+    said = run("suspend", "--tenant", "acme", "--user", "nobody", refused=True)
+    assert "No OAuth token found for user nobody of acme" in said
+    said = run("create_key", "acme", "--allow-from", "10.0.0.1/8", refused=True)
+    assert "it has bits of a host; the one around it is 10.0.0.0/8" in said
+    said = run("change_tenant", "acme", "--max-retries", "-1", refused=True)
+    assert "'-1' is no whole number from 0 up; or write deployment" in said
+
+
+def test_a_key_for_a_suspended_tenant_is_said_to_be_of_no_use_yet(acme: Tenant) -> None:
+    run("suspend", "--tenant", "acme")
+    said = StringIO()
+    call_command("create_key", "acme", stdout=StringIO(), stderr=said)
+    assert "Tenant acme is suspended: its keys are refused until" in said.getvalue()
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.django_db(transaction=True)
+def test_at_a_terminal_a_login_that_is_lost_is_said_once(
+    acme: Tenant, upstream: Simulator, store: Store, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    store(acme, "alice", upstream.new_login("alice"))
+    upstream.kill_login("alice")
+    log = logging.getLogger("tokens.refresh.refusal")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    try:
+        printed = run("refresh", "--tenant", "acme", "--user", "alice", refused=True)
+    finally:
+        log.setLevel(logging.NOTSET)
+    assert "alice: reauthorization_required. " in printed
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+
+
+NO_NAMES = ["x" * 201, "two\nlines", "bell\a", "end\u2028of a line"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_names_and_labels_are_a_line_of_text(acme: Tenant, name: str) -> None:
+    said = (
+        run("create_tenant", "new", "--name", name, refused=True),
+        run("change_tenant", "acme", "--name", name, refused=True),
+        run("create_key", "acme", "--label", name, refused=True),
+    )
+    assert all("has at most 200 characters" in each or "ends of lines" in each for each in said)
+    assert not Tenant.objects.filter(slug="new").exists()
+    assert not ApiKey.objects.exists()
+
+
+def test_a_key_ends_within_ten_years_or_never(acme: Tenant) -> None:
+    assert "at most 3660 days" in run("create_key", "acme", "--expires-in", "3661d", refused=True)
+    prefix = json.loads(run("create_key", "acme", "--expires-in", "3660d", "--json"))["prefix"]
+    assert "at most 3660 days" in run("rotate_key", prefix, "--overlap", "999999999d", refused=True)
+
+
+def test_whoever_rotates_a_key_is_told_when_the_new_one_ends(acme: Tenant) -> None:
+    prefix = json.loads(run("create_key", "acme", "--expires-in", "90d", "--json"))["prefix"]
+    said = StringIO()
+    call_command("rotate_key", prefix, stdout=StringIO(), stderr=said)
+    new = ApiKey.objects.exclude(prefix=prefix).get()
+    assert f"It works until {utc(new.expires_at or 0)}. The old key" in said.getvalue()
+
+
+def test_a_status_is_for_people_to_read(acme: Tenant, upstream: Simulator, store: Store) -> None:
+    of_alice = ("status", "--tenant", "acme", "--user", "alice")
+    credential = store(acme, "alice", upstream.new_login("alice", expires_in=3 * 3600 + 90))
+    told = dict(line.split("  ", 1) for line in run(*of_alice).splitlines())
+    told = {name: text.strip() for name, text in told.items()}
+    assert told["expires at"] == utc(credential.expires_at)
+    assert told["expires in"].startswith("3 h ")
+    assert told["authenticated"] == "yes"
+    assert told["last used"] == "never"
+    run("revoke", "--tenant", "acme", "--user", "alice")
+    assert "expires" not in run(*of_alice)
 
 
 @pytest.mark.django_db(transaction=True)

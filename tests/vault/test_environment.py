@@ -3,6 +3,7 @@
 Each test starts the real program in a process and a folder of its own.
 """
 
+import json
 import subprocess
 import sys
 import time
@@ -87,6 +88,23 @@ def test_a_first_start_keeps_its_keys_private_and_a_second_uses_them_again(tmp_p
     after = contents(tmp_path)
     for name in ("encryption.key", "secret.key", "admin-password"):
         assert after[name] == before[name]
+    trail = run(tmp_path, "export_audit", "--tenant", "id:0").stdout
+    assert [json.loads(line)["action"] for line in trail.splitlines()] == ["create_operator"]
+    assert before["admin-password"].decode() not in trail
+    findings = json.loads(run(tmp_path, "doctor", "--json").stdout)
+    (files,) = (each for each in findings if each["what"] == "files")
+    assert files["state"] == "note"
+    assert "admin-password" in files["detail"]
+
+
+def test_keys_that_are_given_by_a_file_are_spoken_of_by_its_variable(tmp_path: Path) -> None:
+    file = tmp_path / "kek"
+    file.write_text(KEY)
+    given = {"CLAUDE_TOKEN_ENCRYPTION_KEY_FILE": str(file)}
+    assert run(tmp_path, "init", **given).returncode == 0
+    refused = run(tmp_path, "rotate_keys", "--new-key", "--yes", **given)
+    assert refused.returncode == 1
+    assert "are given by CLAUDE_TOKEN_ENCRYPTION_KEY_FILE, and" in refused.stderr
 
 
 def test_the_claude_variables_become_the_credential_of_user_default(tmp_path: Path) -> None:

@@ -111,6 +111,26 @@ def test_the_serving_role_cannot_switch_off_what_guards_the_audit_trail(
         connection.execute("DELETE FROM oauthvault.tokens_auditevent")
 
 
+def test_triggers_of_the_audit_trail_that_were_taken_away_are_made_anew_by_their_owner(
+    roles: tuple[str, str, str], tmp_path: Path
+) -> None:
+    owner, plain, _ = roles
+    variables = {"DATABASE_URL": plain, "OAUTHVAULT_MIGRATION_DATABASE_URL": owner}
+    assert run(tmp_path, "init", **variables).returncode == 0
+    with psycopg.connect(owner) as connection:
+        connection.execute("DROP TRIGGER audit_update ON oauthvault.tokens_auditevent")
+        connection.execute("ALTER TABLE oauthvault.tokens_auditbatch DISABLE TRIGGER audit_delete")
+    gone = "tokens_auditbatch: audit_delete, tokens_auditevent: audit_update"
+    assert gone in run(tmp_path, "doctor", **variables).stdout
+    assert "this role cannot make them" in run(tmp_path, "migrate", DATABASE_URL=plain).stdout
+    started = run(tmp_path, "init", **variables)
+    assert f"are made anew: {gone}" in started.stdout, started.stderr
+    verified = run(tmp_path, "verify_audit", **variables)
+    assert verified.returncode == 0, verified.stderr
+    exported = run(tmp_path, "export_audit", **variables).stdout
+    assert '"action": "guard_audit"' in exported
+
+
 def test_a_serving_role_that_could_pass_the_wall_is_refused(
     roles: tuple[str, str, str], tmp_path: Path
 ) -> None:

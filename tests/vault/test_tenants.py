@@ -38,7 +38,7 @@ def change(tenant: Tenant, **chosen: object) -> bool:
         ({"max_retries": 11}, "max_retries must be a whole number from 0 to 10, not 11"),
         ({"max_retries": -1}, "from 0 to 10"),
         ({"retry_backoff": "quick"}, "one of exponential, linear, fixed, not 'quick'"),
-        ({"key_networks": ["10.1.2.3/24"]}, "'10.1.2.3/24' is no network; write it like"),
+        ({"key_networks": ["10.1.2.3/24"]}, "'10.1.2.3/24' is no network: it has bits of a host"),
         ({"name": "x" * 201}, "name has at most 200 characters"),
         ({"slug": "other"}, "'slug' is no setting of a tenant"),
     ],

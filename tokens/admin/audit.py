@@ -85,12 +85,19 @@ class ActionFilter(DropdownFilter):
             ("remove_encryption_keys", gettext_lazy("remove encryption keys")),
             ("suspend_tenant", gettext_lazy("suspend tenant")),
             ("resume_tenant", gettext_lazy("resume tenant")),
+            ("guard_audit", gettext_lazy("guard audit trail again")),
             ("reanchor_audit", gettext_lazy("reanchor audit trail")),
             ("delete_tenant", gettext_lazy("delete tenant")),
             ("create_operator", gettext_lazy("create operator")),
+            ("change_operator", gettext_lazy("change operator")),
+            ("delete_operator", gettext_lazy("delete operator")),
+            ("set_password", gettext_lazy("set password of operator")),
+            ("create_group", gettext_lazy("create group")),
+            ("change_group", gettext_lazy("change group")),
+            ("delete_group", gettext_lazy("delete group")),
             ("assign_operator", gettext_lazy("assign tenant to operator")),
             ("withdraw_operator", gettext_lazy("withdraw tenant from operator")),
-            ("sign_in", gettext_lazy("failed sign-in")),
+            ("sign_in", gettext_lazy("sign in")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:

@@ -110,10 +110,15 @@ def event_line(event: AuditEvent, *, now: float) -> dict[str, Any]:
 
 
 def in_words(detail: object) -> str:
-    """``{"key": "ovs_Ab", "scopes": ["a", "b"]}`` as ``key: ovs_Ab; scopes: a, b``"""
+    """``{"key": "ovs_Ab", "scopes": ["a", "b"]}`` as ``key: ovs_Ab; scopes: a, b``,
+    without what is empty."""
     if not isinstance(detail, Mapping):
         return "" if detail is None else str(detail)
-    return "; ".join(f"{name.replace('_', ' ')}: {_value(value)}" for name, value in detail.items())
+    return "; ".join(
+        f"{name.replace('_', ' ')}: {_value(value)}"
+        for name, value in detail.items()
+        if value is not None and value not in ("", [])
+    )
 
 
 def _value(value: object) -> str:

@@ -447,7 +447,8 @@ class CredentialAdmin(ActingModelAdmin):
 
     @admin.display(description=gettext_lazy("login ends"), ordering="login_expires_at")
     def login_deadline(self, credential: OAuthCredential) -> SafeString:
-        if credential.standing == Standing.REVOKED:
+        if credential.standing in (Standing.REVOKED, Standing.REAUTHORIZATION_REQUIRED):
+            # It has ended, whatever was said of it before.
             return moment(None, now=0)
         when = moment(endings.ends_at(credential), now=facts.of(credential).now)
         if endings.is_estimate(credential):

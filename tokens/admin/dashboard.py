@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
+from django.db import connection
 from django.db.models import Count, F
 from django.http import HttpRequest
 from django.urls import reverse
@@ -17,10 +18,11 @@ from tokens.admin import facts
 from tokens.admin.times import distance, exact, moment, span
 from tokens.keyring import load_keyring
 from tokens.listing import status_in_sql
-from tokens.models import Heartbeat, OAuthCredential, Standing
+from tokens.models import AuditChain, Heartbeat, OAuthCredential, Standing
 from tokens.refresh import gate, spool
 from tokens.roles import ALL_TENANTS
 from tokens.rotation.keks import to_rewrap
+from tokens.trail import triggers
 
 _SHOWN = 10
 _NEXT = 8
@@ -43,6 +45,10 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     may_see = request.user.has_perm("tokens.view_oauthcredential")
     context["may_see"] = may_see
     context["title"] = _("Home")
+    if request.user.has_perm("tokens.view_auditevent"):
+        context["broken_chains"] = AuditChain.objects.exclude(broken="").count()
+        context["unguarded"] = bool(triggers.missing(connection))
+        context["trail_link"] = reverse("admin:tokens_auditevent_changelist")
     if not may_see:
         return context
     now = clock.now()

@@ -1,17 +1,19 @@
 """Who may sign in here, with the dashboard's own forms.
 
-Accounts are Django's, and so is their log of changes. Superusers only: whoever could set
-another operator's password could sign in as them and have what they may.
+Accounts are Django's, and so is their log of changes; the audit trail has each change too.
+Superusers only: whoever could set another operator's password could sign in as them and have
+what they may.
 """
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as BaseGroupAdmin
 from django.contrib.auth.admin import UserAdmin as BaseUserAdmin
 from django.contrib.auth.models import Group, User
-from django.http import HttpRequest
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy
 from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
@@ -23,6 +25,9 @@ from tokens.models import Assignment, Tenant
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
+# As the menu has it: users are those whose credentials are kept.
+User._meta.verbose_name = gettext_lazy("operator")
+User._meta.verbose_name_plural = gettext_lazy("operators")
 
 
 def _superusers_only(self: Any, request: HttpRequest, obj: Any = None) -> bool:
@@ -53,8 +58,42 @@ class OperatorForm(UserChangeForm):
         )
 
 
+class Recorded:
+    """Of Django's model admins: what its own log is told goes into the audit trail too.
+    Names of fields, and never what was typed into one."""
+
+    # Made, changed, deleted.
+    acts: ClassVar[tuple[str, str, str]]
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        self._record(request, self.acts[0], str(obj), **self.facts(obj))
+        return super().log_addition(request, obj, message)  # type: ignore[misc]
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        fields = [name for part in message for name in part.get("changed", {}).get("fields", ())]
+        if fields == ["password"]:
+            self._record(request, "set_password", str(obj))
+        elif fields:
+            self._record(request, self.acts[1], str(obj), changed=fields, **self.facts(obj))
+        return super().log_change(request, obj, message)  # type: ignore[misc]
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        for obj in queryset:
+            self._record(request, self.acts[2], str(obj))
+        return super().log_deletions(request, queryset)  # type: ignore[misc]
+
+    def facts(self, obj: Any) -> dict[str, Any]:
+        """What the object is now, as far as a reader of the trail wants to know."""
+        return {}
+
+    def _record(self, request: HttpRequest, action: str, subject: str, **detail: Any) -> None:
+        now = clock.now()
+        roles.record(action=action, subject=subject, actor=operator(request), now=now, **detail)
+
+
 @admin.register(User)
-class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]
+class UserAdmin(Recorded, BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]
+    acts = ("create_operator", "change_operator", "delete_operator")
     form = OperatorForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -67,6 +106,21 @@ class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]
 
     has_view_permission = has_add_permission = _superusers_only
     has_change_permission = has_delete_permission = _superusers_only
+
+    def facts(self, obj: User) -> dict[str, Any]:
+        return {
+            "active": obj.is_active, "staff": obj.is_staff, "superuser": obj.is_superuser,
+            "groups": sorted(obj.groups.values_list("name", flat=True)),
+        }  # fmt: skip
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        if not change:
+            obj.is_staff = True  # or they could not sign in
+        super().save_model(request, obj, form, change)
+
+    def user_change_password(self, request: HttpRequest, *args: Any, **how: Any) -> HttpResponse:
+        with transaction.atomic():
+            return super().user_change_password(request, *args, **how)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
@@ -85,6 +139,11 @@ class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Group)
-class GroupAdmin(BaseGroupAdmin, ModelAdmin):
+class GroupAdmin(Recorded, BaseGroupAdmin, ModelAdmin):
+    acts = ("create_group", "change_group", "delete_group")
+
+    def facts(self, obj: Group) -> dict[str, Any]:
+        return {"permissions": sorted(obj.permissions.values_list("codename", flat=True))}
+
     has_view_permission = has_add_permission = _superusers_only
     has_change_permission = has_delete_permission = _superusers_only

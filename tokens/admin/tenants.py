@@ -224,7 +224,8 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
                 try:
                     cleaned[name] = checked_setting(name, cleaned[name])
                 except BadTenantRequest as refusal:
-                    self.add_error(name, refusal.detail)
+                    reason = refusal.detail.removeprefix(name)
+                    self.add_error(name, f"{self.fields[name].label or name}{reason}")
         return cleaned
 
 

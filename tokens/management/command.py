@@ -5,6 +5,7 @@ import itertools
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -113,6 +114,11 @@ def add_json(parser: ArgumentParser) -> None:
 def tenant_named(slug: str) -> Tenant:
     """The tenant, or the refusal that says where to find their names."""
     return find_tenant(slug)
+
+
+def utc(seconds: float) -> str:
+    """A moment (Unix seconds) as every command writes it."""
+    return f"{datetime.fromtimestamp(int(seconds), UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def actor() -> str:

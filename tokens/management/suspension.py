@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tokens import clock
+from tokens.errors import NoToken
 from tokens.management.command import (
     VaultCommand,
     actor,
@@ -30,7 +31,13 @@ class SuspensionCommand(VaultCommand):
     def run(self, **options: Any) -> None:
         tenant, now = tenant_named(options["tenant"]), clock.now()
         if options["user"]:
-            type(self).of_user(tenant=tenant, user_id=options["user"], actor=actor(), now=now)
+            whom = {"tenant": tenant, "user_id": options["user"]}
+            try:
+                type(self).of_user(**whom, actor=actor(), now=now)
+            except NoToken as refusal:
+                raise NoToken(
+                    f"{refusal.detail} for user {options['user']} of {tenant.slug}"
+                ) from None
         else:
             type(self).of_tenant(tenant=tenant, actor=actor(), now=now)
         if options["json"]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from django.conf import settings
 
-from oauthvault import datadir
+from oauthvault import datadir, env
 from oauthvault.env import ConfigurationError
 from tokens.encryption import generate_kek, kek_id, parse_kek
 from tokens.errors import VaultError
@@ -59,8 +59,9 @@ def refuse_given_keys() -> None:
     """KeysAreGiven unless it is the key file that counts."""
     if settings.ENCRYPTION_KEYS:
         raise KeysAreGiven(
-            "the encryption keys are given by CLAUDE_TOKEN_ENCRYPTION_KEY, and no key file "
-            "counts: change them there, and in CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS "
+            f"the encryption keys are given by {env.given_by('CLAUDE_TOKEN_ENCRYPTION_KEY')}, and "
+            "the key file of the data directory does not count: change them there, and in "
+            f"{env.given_by('CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS')} "
             "(docs/operations.md, “Rotating keys”)"
         )
 

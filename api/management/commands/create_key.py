@@ -1,10 +1,9 @@
 import re
 from argparse import ArgumentParser, ArgumentTypeError
-from datetime import UTC, datetime
 from typing import Any
 
 from api.keys import Scope, create_key
-from api.management.key import facts_of_new
+from api.management.key import facts_of_new, until
 from tokens import clock
 from tokens.management.command import VaultCommand, actor, add_json, tenant_named
 
@@ -36,7 +35,7 @@ class Command(VaultCommand):
             "--expires-in",
             type=duration,
             metavar="D",
-            help="for example 90d, 12h, 30m; digits alone are seconds",
+            help="for example 90d, 12h, 30m; digits alone are seconds; at most 3660d",
         )
         parser.add_argument(
             "--allow-from", action="append", default=[], metavar="CIDR",
@@ -47,9 +46,9 @@ class Command(VaultCommand):
 
     def run(self, **options: Any) -> None:
         now = clock.now()
-        lifetime = options["expires_in"]
+        lifetime, tenant = options["expires_in"], tenant_named(options["tenant"])
         new = create_key(
-            tenant=tenant_named(options["tenant"]),
+            tenant=tenant,
             user_id=options["user"] or "",
             scopes=options["scope"],
             networks=options["allow_from"],
@@ -62,8 +61,9 @@ class Command(VaultCommand):
             self.print_json(facts_of_new(new))
             return
         self.say(new.text.reveal())
-        ends = new.row.expires_at
-        until = (
-            "" if ends is None else f" It works until {datetime.fromtimestamp(ends, UTC):%c} UTC."
-        )
-        self.stderr.write(f"Keep it now: it is not shown again.{until}")
+        self.stderr.write(f"Keep it now: it is not shown again. {until(new.row.expires_at)}")
+        if tenant.suspended_at is not None:
+            self.stderr.write(
+                f"Tenant {tenant.slug} is suspended: its keys are refused until `oauthvault resume "
+                f"--tenant {tenant.slug}`."
+            )

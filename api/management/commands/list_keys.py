@@ -1,18 +1,17 @@
 from argparse import ArgumentParser
-from datetime import UTC, datetime
 from typing import Any
 
 from api.keys import Scope
 from api.models import ApiKey
 from tokens import clock
-from tokens.management.command import VaultCommand, add_json, add_tenant, tenant_named
+from tokens.management.command import VaultCommand, add_json, add_tenant, tenant_named, utc
 from tokens.printable import printable
 
 
 class Command(VaultCommand):
     help = (
         "List keys: their first characters, whose they are, whether they still work, what they may "
-        "where that is not all, and from where. Times are UTC."
+        "where that is not all, and from where."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -46,10 +45,10 @@ class Command(VaultCommand):
             self.say("There are no keys.")
         for fact in facts:
             used = fact["last_used_at"]
-            when = datetime.fromtimestamp(used, UTC).strftime("%Y-%m-%d %H:%M") if used else "never"
+            when = utc(used) if used else "never"
             whose = f" of {printable(fact['user_id'])}" if fact["user_id"] else ""
             ends = fact["expires_at"]
-            until = f", ends {datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M:%S}" if ends else ""
+            until = f", ends {utc(ends)}" if ends else ""
             may = "" if len(fact["scopes"]) == len(Scope) else f", may {' '.join(fact['scopes'])}"
             where = f", from {' '.join(fact['networks'])}" if fact["networks"] else ""
             self.say(

@@ -1,12 +1,11 @@
 from argparse import ArgumentParser
-from datetime import UTC, datetime
 from typing import Any
 
 from api.keys import rotate_key
 from api.management.commands.create_key import duration
-from api.management.key import add_key, facts_of_new, key_named
+from api.management.key import add_key, facts_of_new, key_named, until
 from tokens import clock
-from tokens.management.command import VaultCommand, actor, add_json
+from tokens.management.command import VaultCommand, actor, add_json, utc
 
 _DAY = 86_400
 
@@ -14,7 +13,8 @@ _DAY = 86_400
 class Command(VaultCommand):
     help = (
         "Make a new key in place of one, and print it, once. Both are good until the old one "
-        "ends, so that the change has no gap."
+        "ends, so that the change has no gap. The new one lives, from now on, as long as the old "
+        "one was made for."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -38,6 +38,6 @@ class Command(VaultCommand):
             return
         self.say(new.text.reveal())
         self.stderr.write(
-            f"Keep it now: it is not shown again. The old key {old.prefix}… works until "
-            f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M:%S} UTC."
+            f"Keep it now: it is not shown again. {until(new.row.expires_at)} The old key "
+            f"{old.prefix}… works until {utc(ends)}."
         )

@@ -1,15 +1,13 @@
-import getpass
-import sys
 from argparse import ArgumentParser
 from typing import Any
 
-from django.contrib.auth import get_user_model
-from django.contrib.auth.password_validation import validate_password
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 
 from tokens import clock
 from tokens.management.command import VaultCommand, actor, tenant_named
+from tokens.management.passwords import password_for
 from tokens.roles import Role, RoleMissing, create_operator
 
 _ROLES = {
@@ -49,12 +47,13 @@ class Command(VaultCommand):
             raise CommandError(f"an {role} looks after some tenants: name them with --tenant",
                                returncode=2)  # fmt: skip
         tenants = [tenant_named(slug) for slug in dict.fromkeys(slugs)]
-        if get_user_model().objects.filter(username=options["name"]).exists():
-            raise CommandError(f"there is an operator {options['name']!r} already")
+        name = _checked_name(options["name"])
+        if User.objects.filter(username=name).exists():
+            raise CommandError(f"there is an operator {name!r} already")
         try:
             create_operator(
-                name=options["name"],
-                password=_password(),
+                name=name,
+                password=password_for(User(username=name)),
                 role=_ROLES[role] if role else None,
                 tenants=tenants,
                 actor=actor(),
@@ -63,16 +62,17 @@ class Command(VaultCommand):
         except RoleMissing as error:
             raise CommandError(str(error)) from None
         whom = f", for {', '.join(tenant.slug for tenant in tenants)}" if tenants else ""
-        self.say(f"Operator {options['name']} ({role or 'superuser'}{whom}) "
+        self.say(f"Operator {name} ({role or 'superuser'}{whom}) "
                  "can sign in at /admin/.")  # fmt: skip
 
 
-def _password() -> str:
-    password = (
-        getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().strip("\n")
-    )
+def _checked_name(text: str) -> str:
+    """As Django's own form takes it, and stores it."""
+    name = User.normalize_username(text)
     try:
-        validate_password(password)
+        User._meta.get_field("username").clean(name, None)
     except ValidationError as error:
-        raise CommandError(" ".join(error.messages)) from None
-    return password
+        raise CommandError(
+            f"{text!r} is no name for an operator. {' '.join(error.messages)}", returncode=2
+        ) from None
+    return str(name)

@@ -1,5 +1,4 @@
 from argparse import ArgumentParser
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,17 @@ from django.db.models import Min
 
 from oauthvault.datadir import why_unwritable
 from oauthvault.env import ConfigurationError
-from oauthvault.management.commands.init import refuse_silent_redis
+from oauthvault.management.commands.init import PASSWORD_FILE, refuse_silent_redis
 from oauthvault.postgresql import roles
 from tokens import clock, epoch
 from tokens.keyring import damaged_data_keys, load_keyring, verify_keys
-from tokens.management.command import VaultCommand, add_json
+from tokens.management.command import VaultCommand, add_json, utc
 from tokens.management.far_side import another_server
 from tokens.models import AuditChain, Heartbeat, OAuthCredential, Standing, Tenant
 from tokens.refresh import gate, replay, spool
 from tokens.rotation import data_keys, old_keys
 from tokens.rotation.keks import KekUse, kek_uses
+from tokens.trail import triggers
 
 # So many of what waits in the spool for somebody are named.
 _NAMED = 3
@@ -77,7 +77,8 @@ def _migrations() -> Finding:
     executor = MigrationExecutor(connection)
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if plan:
-        return "migrations", _BROKEN, f"{len(plan)} are missing: run `oauthvault migrate`"
+        missing = "1 is" if len(plan) == 1 else f"{len(plan)} are"
+        return "migrations", _BROKEN, f"{missing} missing: run `oauthvault migrate`"
     return "migrations", _GOOD, "all are applied"
 
 
@@ -89,11 +90,12 @@ def _keys() -> Finding:
         return "keys", _BROKEN, str(error)
     uses = kek_uses(keyring)
     for state, found, says in (
-        ("needed", _WORTH_A_LOOK, "is still needed: run `oauthvault rotate_keys`"),
-        ("removable", _GOOD, "is not needed any more, except by older backups"),
+        ("needed", _WORTH_A_LOOK, "still needed: run `oauthvault rotate_keys`"),
+        ("removable", _GOOD, "not needed any more, except by older backups"),
     ):
         if named := [_named(use) for use in uses if use.state == state]:
-            return "keys", found, f"key {keyring.primary_id} wraps; key {', '.join(named)} {says}"
+            those = f"key {named[0]} is" if len(named) == 1 else f"keys {', '.join(named)} are"
+            return "keys", found, f"key {keyring.primary_id} wraps; {those} {says}"
     return "keys", _GOOD, f"key {keyring.primary_id} opens what the database holds"
 
 
@@ -193,12 +195,13 @@ def _quarantine() -> Finding:
         if why := epoch.suspicion():
             return "quarantine", _BROKEN, f"{why}: it may be a restored one. Refreshes will tell"
         return "quarantine", _GOOD, "this database is the one that was left"
-    since = datetime.fromtimestamp(state.quarantined_at, UTC)
+    since = utc(state.quarantined_at)
     waiting = OAuthCredential.objects.filter(standing=Standing.QUARANTINED).count()
+    those = "1 credential is" if waiting == 1 else f"{waiting} credentials are"
     return (
         "quarantine", _BROKEN,
-        f"since {since:%Y-%m-%d %H:%M:%S} UTC: {state.quarantine_reason}. {waiting} credentials "
-        "are neither handed out nor refreshed. Make sure nothing else runs on the original "
+        f"since {since}: {state.quarantine_reason}. {those} "
+        "neither handed out nor refreshed. Make sure nothing else runs on the original "
         "database, revoke again whom you revoked since the backup, then run "
         "`oauthvault release_quarantine`",
     )  # fmt: skip
@@ -229,22 +232,36 @@ def _spool() -> Finding:
         waiting = replay.waiting()
         rest = f". Not by itself, however: {'; '.join(waiting[:_NAMED])}" if waiting else ""
         rest += f" (and {len(waiting) - _NAMED} more)" if len(waiting) > _NAMED else ""
+        answers = "1 answer of the authorization server waits"
+        if depth > 1:
+            answers = f"{depth} answers of the authorization server wait"
         return (
             "spool", _BROKEN,
-            f"{depth} answers of the authorization server wait to be saved; a running worker "
+            f"{answers} to be saved; a running worker "
             f"does it as soon as the database takes them{rest}",
         )  # fmt: skip
     return "spool", _GOOD, "empty"
 
 
 def _audit_trail() -> Finding:
-    broken = AuditChain.objects.exclude(broken="").order_by("pk").first()
-    if broken is not None:
-        return (
-            "audit trail", _BROKEN,
-            f"was not proven whole when it was verified last ({broken}: {broken.broken}). Run "
-            "`oauthvault verify_audit`",
-        )  # fmt: skip
+    broken = [
+        f"{chain}: {chain.broken}" for chain in AuditChain.objects.exclude(broken="").order_by("pk")
+    ]
+    wrong = []
+    if broken:
+        rest = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        wrong.append(
+            f"was not proven whole when it was verified last ({'; '.join(broken[:_NAMED])}{rest}). "
+            "Run `oauthvault verify_audit`"
+        )
+    if gone := triggers.missing(connection):
+        wrong.append(
+            "the database does not refuse to change it any more: somebody took triggers away "
+            f"({', '.join(gone)}). `oauthvault migrate` makes them anew; then run `oauthvault "
+            "verify_audit`"
+        )
+    if wrong:
+        return "audit trail", _BROKEN, ". ".join(wrong)
     verified = AuditChain.objects.aggregate(at=Min("verified_at"))["at"]
     if verified is None:
         return (
@@ -252,8 +269,7 @@ def _audit_trail() -> Finding:
             _GOOD,
             "never verified: `oauthvault verify_audit`",
         )
-    since = datetime.fromtimestamp(verified, UTC)
-    return "audit trail", _GOOD, f"was whole when it was verified last, {since:%Y-%m-%d %H:%M} UTC"
+    return "audit trail", _GOOD, f"was whole when it was verified last, {utc(verified)}"
 
 
 def _first_steps() -> Finding:
@@ -281,4 +297,10 @@ def _files() -> Finding:
         return "files", _BROKEN, f"{', '.join(sorted(loose))}: others may read them; chmod 600"
     if why := why_unwritable(folder):
         return "files", _BROKEN, why
+    if (folder / PASSWORD_FILE).exists():
+        return (
+            "files", _WORTH_A_LOOK,
+            f"the first operator's password is still in {folder / PASSWORD_FILE}: read it, then "
+            "delete the file",
+        )  # fmt: skip
     return "files", _GOOD, f"{folder} is private"

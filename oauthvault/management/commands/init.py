@@ -8,13 +8,13 @@ import redis
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.db import IntegrityError, connection, connections, transaction
+from django.db import IntegrityError, connection, connections
 
 from api.keys import adopt_environment_key
 from oauthvault import datadir, env
 from oauthvault.env import ConfigurationError
 from oauthvault.postgresql import roles
-from tokens import clock, epoch
+from tokens import audit, clock, epoch
 from tokens.credential_file import parse_credentials
 from tokens.errors import (
     AlreadyStored,
@@ -29,7 +29,9 @@ from tokens.importing import import_credential
 from tokens.keyring import check_keys, load_keyring, prepare_keys
 from tokens.management.command import VaultCommand
 from tokens.models import DEFAULT_USER, VaultKey
+from tokens.roles import create_operator
 from tokens.tenants import ensure_default_tenant
+from tokens.trail import triggers
 from tokens.trail.anchor import refuse_a_second_beginning
 from tokens.user_ids import BadUserId
 
@@ -62,10 +64,15 @@ class Command(VaultCommand):
         if VaultKey._meta.db_table in connection.introspection.table_names():
             # Before anything is touched: a wrong key must change nothing.
             check_keys()
-        call_command("migrate", verbosity=0, interactive=False)
+        unguarded = triggers.missing(connection)
+        call_command("migrate", verbosity=0, interactive=False, stdout=self.stdout)
         refuse_a_second_beginning()
         prepare_keys()
         now = clock.now()
+        if unguarded and not triggers.missing(connection):
+            audit.record(
+                tenant=None, actor="start", action="guard_audit", now=now, missing=unguarded
+            )
         try:
             epoch.verify(now=now)
         except (Quarantined, StoreUnavailable) as refusal:
@@ -99,8 +106,9 @@ class Command(VaultCommand):
             path.unlink(missing_ok=True)
             datadir.write_once(path, password)
         try:
-            with transaction.atomic():
-                users.objects.create_superuser(username=name, email="", password=password)
+            create_operator(
+                name=name, password=password, role=None, actor="first start", now=clock.now()
+            )
         except IntegrityError:
             # Made by another `init` in the same moment, which also said the password.
             if to_file:

@@ -36,4 +36,12 @@ class Command(VaultCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        become(command_line())
+        argv = command_line()
+        host = (
+            f"[{settings.OAUTHVAULT_HOST}]"
+            if ":" in settings.OAUTHVAULT_HOST
+            else (settings.OAUTHVAULT_HOST)
+        )
+        self.say(f"The web server starts, on http://{host}:{settings.OAUTHVAULT_PORT}")
+        self.stdout.flush()
+        become(argv)

@@ -17,7 +17,7 @@ def number(text: str) -> int | None:
     if text == _AS_DEPLOYED:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise ArgumentTypeError(f"{text!r} is no whole number; or write {_AS_DEPLOYED}")
+        raise ArgumentTypeError(f"{text!r} is no whole number from 0 up; or write {_AS_DEPLOYED}")
     return int(text)
 
 

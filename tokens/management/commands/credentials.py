@@ -1,9 +1,8 @@
 from argparse import ArgumentParser
-from datetime import UTC, datetime
 from typing import Any
 
 from tokens import clock
-from tokens.management.command import VaultCommand, add_json, add_tenant, tenant_named
+from tokens.management.command import VaultCommand, add_json, add_tenant, tenant_named, utc
 from tokens.models import OAuthCredential
 from tokens.printable import printable
 
@@ -36,11 +35,11 @@ class Command(VaultCommand):
         if not facts:
             self.say("No credentials are stored.")
             return
-        self.say(f"{'TENANT':<16} {'USER':<28} {'STATUS':<26} {'EXPIRES (UTC)':<20} REFRESHES")
+        self.say(f"{'TENANT':<16} {'USER':<28} {'STATUS':<26} {'EXPIRES':<24} REFRESHES")
         for fact in facts:
-            expires = datetime.fromtimestamp(int(str(fact["expires_at"])), UTC)
+            expires = utc(int(str(fact["expires_at"])))
             tenant, user = printable(str(fact["tenant"])), printable(str(fact["user_id"]))
             self.say(
                 f"{tenant:<16} {user:<28} {fact['status']:<26} "
-                f"{expires:%Y-%m-%d %H:%M:%S}  {fact['refresh_count']}"
+                f"{expires:<24} {fact['refresh_count']}"
             )

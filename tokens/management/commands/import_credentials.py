@@ -26,6 +26,9 @@ from tokens.management.command import (
 from tokens.models import DEFAULT_USER, Tenant
 
 _LARGEST = 64 * 1024 * 1024
+# So many of the people whom a note concerns are named.
+_NAMED = 5
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 Row = tuple[int, str, object]  # line, user id, what is offered
 
@@ -52,9 +55,14 @@ class Command(VaultCommand):
         content = _read(options["file"])
         rows = list(_rows(content, tenant, options["user"]))
         results: list[dict[str, Any]] = []
+        first: dict[str, int] = {}
         step = progress(len(rows), wanted=not options["json"])
-        for row in rows:
-            results.append(_store(tenant, row, dry_run=options["dry_run"]))
+        for line, user_id, offered in rows:
+            seen = first.setdefault(user_id, line) if user_id else line
+            if seen != line:
+                # The second would replace the first, and its login with it.
+                offered = InvalidCredentials({"user_id": f"stands on line {seen} already"})
+            results.append(_store(tenant, (line, user_id, offered), dry_run=options["dry_run"]))
             step()
         if options["json"]:
             self.print_json(results)
@@ -65,13 +73,16 @@ class Command(VaultCommand):
             raise CommandError(f"{refused} of {len(results)} refused")
 
     def _report(self, results: list[dict[str, Any]], *, dry_run: bool) -> None:
-        notes: list[str] = []
+        notes: dict[str, list[str]] = {}
         for result in results:
             where = f"line {result['line']}, " if len(results) > 1 else ""
             self.say(f"{where}{_shown(result['user_id']) or '(no user)'}: {result['detail']}")
-            notes += [note for note in result["warnings"] if note not in notes]
-        for note in notes:
-            self.say(f"Note: {note}")
+            for note in result["warnings"]:
+                notes.setdefault(note, []).append(_shown(result["user_id"]))
+        for note, whose in notes.items():
+            rest = f" and {len(whose) - _NAMED} more" if len(whose) > _NAMED else ""
+            whom = f" for {', '.join(whose[:_NAMED])}{rest}" if len(results) > 1 else ""
+            self.say(f"Note{whom}: {note}")
         if dry_run:
             self.say("Dry run: nothing was stored.")
 
@@ -84,7 +95,7 @@ def _store(tenant: Tenant, row: Row, *, dry_run: bool) -> dict[str, Any]:
         if isinstance(offered, VaultError):
             raise offered
         if not user_id:
-            raise InvalidCredentials({"user_id": "is missing"})
+            raise InvalidCredentials({"user_id": "is empty"})
         done = import_credential(
             tenant=tenant,
             user_id=user_id,
@@ -99,8 +110,8 @@ def _store(tenant: Tenant, row: Row, *, dry_run: bool) -> dict[str, Any]:
         }  # fmt: skip
     verdict = "created" if done.created else "replaced" if done.changed else "unchanged"
     sentence = {
-        "created": "stored",
-        "replaced": "stored in place of what was there",
+        "created": "would be stored" if dry_run else "stored",
+        "replaced": f"{'would be ' if dry_run else ''}stored in place of what was there",
         "unchanged": "is stored already, unchanged",
     }[verdict]
     return result | {"result": verdict, "detail": sentence, "warnings": done.warnings}
@@ -151,6 +162,13 @@ def _rows(content: str, tenant: Tenant, user: str | None) -> Iterator[Row]:
         if user is None and not tenant.has_default_user:
             raise CommandError("this file is one person's login: say whose with --user")
         yield 1, user or DEFAULT_USER, whole
+    elif isinstance(whole, dict):
+        yield _row_of(1, whole)
+    elif whole is not None:
+        raise CommandError(
+            f"the file is {_kind(whole)}: it must be one JSON object to a line, without brackets "
+            "around them and commas between them"
+        )
     elif content.lstrip().startswith("{"):
         for line, text in enumerate(content.splitlines(), start=1):
             if text.strip():
@@ -163,10 +181,30 @@ def _json_row(line: int, text: str) -> Row:
     parsed = _json(text)
     if isinstance(parsed, VaultError):
         return line, "", parsed
+    if parsed is None:
+        return line, "", InvalidCredentials({"(line)": "is no JSON"})
     if not isinstance(parsed, dict):
-        return line, "", InvalidCredentials({"(line)": "is not a JSON object"})
-    user_id = parsed.pop("user_id", "")
-    return line, user_id if isinstance(user_id, str) else "", parsed
+        reason = f"is {_kind(parsed)}, and must be a JSON object"
+        return line, "", InvalidCredentials({"(line)": reason})
+    return _row_of(line, parsed)
+
+
+def _row_of(line: int, offered: dict[str, object]) -> Row:
+    if "user_id" not in offered:
+        return line, "", InvalidCredentials({"user_id": "is missing"})
+    user_id = offered.pop("user_id")
+    if not isinstance(user_id, str):
+        return line, "", InvalidCredentials({"user_id": "must be a text"})
+    return line, user_id, offered
+
+
+def _kind(value: object) -> str:
+    """What JSON calls it."""
+    if isinstance(value, list):
+        return "a JSON list"
+    if isinstance(value, str):
+        return "a JSON string"
+    return "a JSON object" if isinstance(value, dict) else "a JSON number or word"
 
 
 def _csv_rows(content: str) -> Iterator[Row]:
@@ -175,6 +213,11 @@ def _csv_rows(content: str) -> Iterator[Row]:
     try:
         columns = list(reader.fieldnames or [])
         if "user_id" not in columns:
+            for sign, called in _SEPARATORS.items():
+                if len(columns) == 1 and "user_id" in columns[0].split(sign):
+                    raise CommandError(
+                        f"the columns of this file are separated by {called}; this reads commas"
+                    )
             raise CommandError(
                 "this is neither JSON nor a CSV whose first line names the column user_id"
             )

@@ -1,3 +1,4 @@
+import logging
 import sys
 from argparse import ArgumentParser
 from typing import Any
@@ -51,6 +52,9 @@ class Command(VaultCommand):
             chosen = chosen.filter(user_id=options["user"])
         if options["all_due"]:
             chosen = chosen.filter(pk__in=OAuthCredential.objects.due(now=clock.now()))
+        if sys.stderr.isatty():
+            # That somebody must sign in again is the result below: it need not be there twice.
+            logging.getLogger("tokens.refresh.refusal").setLevel(logging.ERROR)
         results: list[dict[str, Any]] = []
         everything = list(chosen)
         named = options["user"] is not None

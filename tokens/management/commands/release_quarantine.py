@@ -1,5 +1,4 @@
 from argparse import ArgumentParser
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -14,6 +13,7 @@ from tokens.management.command import (
     confirm,
     progress,
     tenant_named,
+    utc,
 )
 from tokens.models import OAuthCredential, Standing
 
@@ -45,8 +45,8 @@ class Command(VaultCommand):
         total = chosen.count()
         state = epoch.deployment()
         if state.quarantined_at is not None and not options["json"]:
-            since = datetime.fromtimestamp(state.quarantined_at, UTC)
-            self.say(f"Quarantined since {since:%Y-%m-%d %H:%M:%S} UTC: {state.quarantine_reason}.")
+            since = utc(state.quarantined_at)
+            self.say(f"Quarantined since {since}: {state.quarantine_reason}.")
         if total:
             confirm(
                 f"Release {_credentials(total)}? A refresh token that was spent since the backup "

@@ -1,5 +1,4 @@
 from argparse import ArgumentParser
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -14,6 +13,7 @@ from tokens.management.command import (
     add_user,
     confirm,
     tenant_named,
+    utc,
 )
 from tokens.models import OAuthCredential, Standing
 
@@ -66,10 +66,10 @@ class Command(VaultCommand):
             return
         for result in results:
             if result["result"] == "revoked":
-                until = datetime.fromtimestamp(result["lives_until"], UTC)
+                until = utc(result["lives_until"])
                 self.say(
                     f"{result['user_id']}: revoked (upstream: {result['upstream']}; a token handed "
-                    f"out before may live until {until:%Y-%m-%d %H:%M:%S} UTC)"
+                    f"out before may live until {until})"
                 )
             else:
                 self.say(f"{result['user_id']}: nothing is stored, or it was revoked before")

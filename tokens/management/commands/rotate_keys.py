@@ -6,6 +6,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import connection
 
+from oauthvault import env
 from tokens import audit, clock, isolation
 from tokens.keyring import damaged_data_keys, load_keyring, verify_keys
 from tokens.management.command import (
@@ -201,8 +202,8 @@ class Command(VaultCommand):
             self.say(f"{use.kek_id:<16} {use.state:<10} {_wraps(use)}")
         if any(use.state == "removable" for use in uses):
             how = (
-                "take it out of CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS once no process has it as "
-                "its CLAUDE_TOKEN_ENCRYPTION_KEY any more"
+                f"take it out of {env.given_by('CLAUDE_TOKEN_ENCRYPTION_KEY_FALLBACKS')} once no "
+                f"process has it in its {env.given_by('CLAUDE_TOKEN_ENCRYPTION_KEY')} any more"
                 if settings.ENCRYPTION_KEYS
                 else "`oauthvault rotate_keys --remove-unneeded` takes it out of the key file"
             )

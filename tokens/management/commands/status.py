@@ -1,8 +1,8 @@
 from argparse import ArgumentParser
-from datetime import UTC, datetime
 from typing import Any
 
 from tokens import clock, own_settings
+from tokens.admin.times import span
 from tokens.diagnosis import describe_problem
 from tokens.errors import NoToken
 from tokens.management.command import (
@@ -11,8 +11,13 @@ from tokens.management.command import (
     add_tenant,
     add_user,
     tenant_named,
+    utc,
 )
 from tokens.models import OAuthCredential, Standing, Status, Tenant
+from tokens.printable import printable
+
+# Of a revoked credential there is no token that could expire.
+_OF_THE_LIVING = frozenset({"expires_at", "expires_in", "login_expires_at"})
 
 
 class Command(VaultCommand):
@@ -55,11 +60,30 @@ class Command(VaultCommand):
             return
         # Of its own: where it has none, they are its tenant's.
         facts["refresh_settings"] = own_settings.in_words(credential) or None
+        revoked = credential.standing == Standing.REVOKED
         for name, value in facts.items():
-            if value is not None and (name, value) != ("login_expiry_is_estimate", False):
-                exact = name.endswith(("_at", "_used")) and isinstance(value, int)
-                shown = datetime.fromtimestamp(int(value), UTC).isoformat(" ") if exact else value
-                self.say(f"{name.replace('_', ' '):<20} {shown}")
+            if name == "login_expiry_is_estimate" or (revoked and name in _OF_THE_LIVING):
+                continue
+            shown = _shown(name, value)
+            if name == "login_expires_at" and facts["login_expiry_is_estimate"]:
+                shown = shown and f"{shown} (an estimate)"
+            if shown is not None:
+                self.say(f"{name.replace('_', ' '):<18} {shown}")
+
+
+def _shown(name: str, value: Any) -> str | None:
+    """A fact for people to read; None: not worth a line."""
+    if name == "last_used" and value is None:
+        return "never"
+    if value is None:
+        return None
+    if name.endswith(("_at", "_used")):
+        return utc(value)
+    if name == "expires_in":
+        return span(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(str(value))
 
 
 def _of_the_tenant(tenant: Tenant) -> str | None:
