@@ -134,7 +134,7 @@ def _pytest(
         report = Path(folder) / "report.xml"
         command = [
             *(sys.executable, "-m", "pytest", f"--junitxml={report}"),
-            *("-n", "2", "--dist", "worksteal"),
+            *("-n", "2", "--dist", "loadgroup"),
             *(("-m", markers) if markers else ()),
             *_random_order(arguments),
             *arguments,

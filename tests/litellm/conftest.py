@@ -8,7 +8,8 @@ import pytest
 
 from tests.litellm.scripted_vault import ScriptedVault
 
-HOOK = str(Path(__file__).resolve().parents[2] / "integrations" / "litellm")
+HERE = Path(__file__).resolve().parent
+HOOK = str(HERE.parents[1] / "integrations" / "litellm")
 if HOOK not in sys.path:
     sys.path.insert(0, HOOK)
 
@@ -17,3 +18,11 @@ if HOOK not in sys.path:
 def vault() -> Iterator[ScriptedVault]:
     with ScriptedVault() as vault:
         yield vault
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The proxies of a module are started once: its tests go to one process of the run."""
+    for item in items:
+        if item.path.parent == HERE and item.get_closest_marker("system") is not None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
