@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.litellm.processes import Proxy, hello, require_litellm, running
+from tests.litellm.processes import Proxy, hello, require_litellm, running, until
 from tests.litellm.scripted_vault import Answer, ScriptedVault, problem, token_answer
 from tests.litellm.second_provider import SecondProvider
 from tests.simulator import Simulator
@@ -88,8 +88,11 @@ def proxy(
 
 
 @pytest.fixture(autouse=True)
-def _fresh_record(anthropic: Simulator) -> None:
+def _fresh_record(anthropic: Simulator, proxy: Proxy, scripted: ScriptedVault) -> None:
     anthropic.clear_faults()
+    # Where the vault was away in tests before this one, the proxy does not ask it for a moment.
+    scripted.answers(Answer(200, {"authenticated": False}))
+    until(lambda: proxy.ask("GET", "status", "sk-test-probe").is_success, 20, proxy.output)
     anthropic.reset_counts()
 
 

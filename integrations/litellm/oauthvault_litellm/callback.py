@@ -3,8 +3,10 @@
 import logging
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
+from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 
@@ -307,25 +309,30 @@ def _refuse_other_providers(who: UserAPIKeyAuth | None) -> None:
         raise _final(refusal) from None
 
 
-def _final(refusal: Refusal) -> ProxyException:
-    """The refusal in a form that LiteLLM hands to the caller as it is, at once, and with the
-    Retry-After, which /v1/messages takes from no other exception."""
-    wait = refusal.retry_after
-    answer = ProxyException(
-        message=refusal.sentence,
-        type=_TYPES.get(refusal.status, "internal_server_error"),
-        param=None,
-        code=refusal.status,
-        headers=None if wait is None else {"Retry-After": str(int(wait))},
-    )
+def _final(refusal: Refusal) -> Exception:
+    """The refusal in a form that LiteLLM hands to the caller as it is, and at once."""
+    answer: Any
+    if refusal.status == HTTPStatus.FORBIDDEN:
+        # What the router takes for a rejection on purpose: no other model is tried in its place.
+        answer = HTTPException(refusal.status, refusal.sentence)
+    else:
+        wait = refusal.retry_after
+        # Of no other exception does /v1/messages take the Retry-After along.
+        answer = ProxyException(
+            message=refusal.sentence,
+            type=_TYPES.get(refusal.status, "internal_server_error"),
+            param=None,
+            code=refusal.status,
+            headers=None if wait is None else {"Retry-After": str(int(wait))},
+        )
+        answer.status_code = refusal.status
     # For the router, which would otherwise ask the vault thrice, seconds apart.
-    answer.num_retries = 0  # type: ignore[attr-defined, unused-ignore]
-    answer.status_code = refusal.status  # type: ignore[attr-defined, unused-ignore]
-    return answer
+    answer.num_retries = 0
+    return answer  # type: ignore[no-any-return, unused-ignore]
 
 
 # What OpenAI's SDK calls them.
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 def _speak(*, debug: bool) -> None:
