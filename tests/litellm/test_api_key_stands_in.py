@@ -279,3 +279,13 @@ def test_a_proxy_of_the_environment_is_asked_for_a_tunnel_and_told_no_token(
     for one in outbound.received:
         assert one.startswith("CONNECT 127.0.0.1:1 ")
         assert "sk-ant-oat" not in one
+
+
+def test_no_api_key_stands_in_after_a_revocation_on_the_proxys_port(
+    proxy: Proxy, anthropic: Simulator, scripted: ScriptedVault, user: str
+) -> None:
+    scripted.answers(Answer(200, {"success": True}))
+    assert proxy.ask("DELETE", "revoke", f"sk-test-{user}").status_code == 200
+    scripted.answers(AWAY)
+    assert send(proxy, user).status_code == 503
+    assert not credentials(anthropic)

@@ -131,6 +131,7 @@ litellm_settings:
 def anthropic() -> Iterator[Simulator]:
     require_litellm()
     with Simulator() as simulator:
+        simulator.api_keys = ["sk-ant-api03-of-the-company"]
         yield simulator
 
 
@@ -211,7 +212,6 @@ def team_proxy(
 def migrating_proxy(
     anthropic: Simulator, vault: Vault, acme_key: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Proxy]:
-    anthropic.api_keys = ["sk-ant-api03-of-the-company"]
     proxy = Proxy(
         tmp_path_factory.mktemp("migrating"),
         MIGRATION,

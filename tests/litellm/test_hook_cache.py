@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -280,6 +281,56 @@ def test_a_refused_token_that_only_a_person_can_replace_is_not_sent_again() -> N
                 await cache.token("alice")
         vault.holds = a_token(2)
         assert (await cache.token("alice")).generation == 2
+
+    story(told)
+
+
+def test_a_login_that_is_stored_again_with_the_same_token_is_used() -> None:
+    """With a refresh token, say, that the one before had not: it is another generation."""
+
+    async def told(vault: Vault) -> None:
+        cache = vault.cache()
+        old = (await cache.token("alice")).access_token
+        vault.next = TokenUnusable("sign in again", code="no_refresh_token", status=409)
+        with pytest.raises(TokenUnusable):
+            await cache.rejected("alice", old)
+        stored_again = dataclasses.replace(a_token(2), access_token=old)
+        vault.holds = stored_again
+        assert await cache.token("alice") is stored_again
+
+    story(told)
+
+
+@pytest.mark.parametrize("what", ["a minute passes", "something is changed in the vault"])
+def test_a_refused_token_is_tried_again_when(what: str) -> None:
+    async def told(vault: Vault) -> None:
+        cache = vault.cache()
+        old = (await cache.token("alice")).access_token
+        vault.next = TokenUnusable("sign in again", code="no_refresh_token", status=409)
+        with pytest.raises(TokenUnusable):
+            await cache.rejected("alice", old)
+        if what == "a minute passes":
+            vault.now += 61
+        else:
+            cache.forget("alice")
+        assert (await cache.token("alice")).access_token == old
+
+    story(told)
+
+
+def test_what_is_refused_again_and_again_keeps_nothing_of_its_callers() -> None:
+    async def told(vault: Vault) -> None:
+        cache = vault.cache()
+        old = (await cache.token("alice")).access_token
+        vault.next = TokenUnusable("sign in again", code="reauthorization_required", status=409)
+        with pytest.raises(TokenUnusable):
+            await cache.rejected("alice", old)
+        refusals = []
+        for _ in range(3):
+            with pytest.raises(TokenUnusable) as refused:
+                await cache.token("alice")
+            refusals.append(refused.value)
+        assert len({id(one) for one in refusals}) == 3
 
     story(told)
 

@@ -165,7 +165,14 @@ def test_other_headers_lose_their_credentials_in_any_spelling(name: str) -> None
     assert with_token({name: given}, TOKEN, BETA)[name] == {"x-trace": "z"}
 
 
-@pytest.mark.parametrize("name", ["Host", "host ", "Transfer-Encoding", "Content-Length"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Host", "host ", "Transfer-Encoding", "Content-Length",
+        # Of browsers: Anthropic answers 401 to them, and that would count against the token.
+        "Origin", "Cookie", "Sec-Fetch-Mode", "anthropic-dangerous-direct-browser-access",
+    ],
+)  # fmt: skip
 def test_a_client_says_neither_which_host_answers_nor_where_a_request_ends(name: str) -> None:
     theirs = {name: "evil.example", "x-trace": "z"}
     call = with_token(

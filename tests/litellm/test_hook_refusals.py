@@ -136,3 +136,15 @@ def test_where_no_api_key_may_stand_in_none_does() -> None:
     stand_in = StandIn(allowed=False)
     for problem in (AWAY, error(NoToken, "no_token", 404)):
         assert not stand_in.may_serve("alice", problem)
+
+
+def test_a_token_that_is_handed_out_does_not_undo_a_429_of_anthropics() -> None:
+    now = 0.0
+    stand_in = StandIn(allowed=True, monotonic=lambda: now)
+    away = VaultUnreachable("gone")
+    stand_in.limit("alice")
+    stand_in.token_given("alice")
+    assert not stand_in.may_serve("alice", away)
+    assert stand_in.may_serve("bob", away)
+    now = 5 * 3600
+    assert stand_in.may_serve("alice", away)

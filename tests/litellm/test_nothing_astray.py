@@ -372,6 +372,25 @@ def test_a_fallback_that_the_client_names_gets_no_token(
 # What a client can put into a request
 
 
+@pytest.mark.parametrize("provider", ["openai", "anthropic_text", "azure"])
+def test_a_provider_that_the_client_names_does_not_lead_past_the_hook(
+    team: Proxy, anthropic: Simulator, second: SecondProvider, provider: str
+) -> None:
+    """To the deployment's API key, for whoever has no token."""
+    answer = team.chat(ALICE, "claude", custom_llm_provider=provider)
+    assert answer.status_code == 200, answer.text
+    carries_the_token_of(anthropic, "alice")
+    anthropic.reset_counts()
+    assert team.chat("sk-test-mallory", "claude", custom_llm_provider=provider).status_code == 401
+    named = {"model": "claude", "custom_llm_provider": provider}
+    for key in (ALICE, "sk-test-mallory"):
+        anthropic.fault("server_error", on="messages", times=1)
+        team.chat(key, "falls-to-other", fallbacks=[named])
+    for one in came_to_anthropic(anthropic):
+        assert "x-api-key" not in one.headers
+    assert not second.received
+
+
 ATTACKS: dict[str, dict[str, Any]] = {
     "api_base": {"api_base": "SECOND"},
     "base_url": {"base_url": "SECOND"},

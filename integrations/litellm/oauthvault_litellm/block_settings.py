@@ -16,8 +16,10 @@ from oauthvault_litellm.settings import RefreshPolicy
 
 logger = logging.getLogger("oauthvault_litellm")
 
-# Seconds after which a vault that did not take them is asked again, at the next question.
+# Seconds after which a vault that did not take them is asked again, at the next question, and for
+# which a request then waits at most.
 _AGAIN_AFTER = 60.0
+_PATIENCE = 2.0
 
 
 class BlockSettings:
@@ -46,7 +48,8 @@ class BlockSettings:
             if self._monotonic() < self._not_before:
                 return
             self._sending = asyncio.create_task(self._send())
-        await asyncio.shield(self._sending)
+        # Where it was in vain before, no request waits for it for long.
+        await asyncio.wait({self._sending}, timeout=_PATIENCE if self._told else None)
 
     def credential_changed(self) -> None:
         """Where nothing was stored, there may be something to set by now."""

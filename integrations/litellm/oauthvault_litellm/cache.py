@@ -36,6 +36,8 @@ _PATIENCE = 2.0
 # Upstream may take so long to say 401: until then it is known which token that was about.
 _REMEMBERED = 900.0
 _DEAD_REMEMBERED = 10_000
+# After so many seconds such a token is tried once more: the 401 may have been a passing one.
+_DEAD_FOR = 60.0
 
 
 class Vault(Protocol):
@@ -67,8 +69,22 @@ class _Dead:
     """A token that upstream refused and that only a person can replace. The vault hands out what
     has not expired; to send it once more would be answered with the same 401."""
 
-    token: Secret
-    why: TokenUnusable
+    token: AccessToken
+    buried_at: float
+    detail: str
+    code: str
+    status: int
+
+    def is_the_same(self, token: AccessToken) -> bool:
+        return (token.generation, token.access_token) == (
+            self.token.generation,
+            self.token.access_token,
+        )
+
+    def why(self) -> TokenUnusable:
+        """Made anew each time: an exception that is raised again keeps what each of its callers
+        had in hand."""
+        return TokenUnusable(self.detail, code=self.code, status=self.status)
 
 
 class TokenCache:
@@ -134,6 +150,7 @@ class TokenCache:
     def forget(self, user: str) -> None:
         """Ask the vault again at the next request, and believe no answer that is under way."""
         self._asking.pop(user, None)
+        self._dead.pop(user, None)
         if (entry := self._entries.get(user)) is not None:
             entry.vouched_at = -math.inf
 
@@ -192,7 +209,7 @@ class TokenCache:
         if entry is not None:
             entry.asked_at = self._monotonic()
             if entry.refused:
-                return self._begin(user, self._replace(user, entry.token.generation))
+                return self._begin(user, self._replace(user, entry.token))
         return self._begin(user, self._fetch(user, entry))
 
     def _begin(self, user: str, question: Coroutine[Any, Any, _Given]) -> asyncio.Task[_Given]:
@@ -226,23 +243,22 @@ class TokenCache:
             self._drop(user)
             raise
         if (dead := self._dead.get(user)) is not None:
-            if dead.token == token.access_token:
+            lately = self._monotonic() < dead.buried_at + _DEAD_FOR
+            if lately and dead.is_the_same(token):
                 self._drop(user)
-                raise dead.why
-            del self._dead[user]
+                raise dead.why()
+            self._dead.pop(user, None)
         self._keep(user, token, vouched_at=now)
         return _Given(token, "vault")
 
-    async def _replace(self, user: str, generation: int) -> _Given:
+    async def _replace(self, user: str, token: AccessToken) -> _Given:
         now = self._monotonic()
         try:
-            token = await self._vault.rejected(user, generation=generation)
+            newer = await self._vault.rejected(user, generation=token.generation)
         except (VaultUnreachable, RefreshDelayed):
             raise  # not replaced yet: the entry stays, to be reported again
         except TokenUnusable as why:
-            entry = self._entries.get(user)
-            if entry is not None and entry.token.generation == generation:
-                self._bury(user, _Dead(entry.token.access_token, why))
+            self._bury(user, _Dead(token, self._monotonic(), why.detail, why.code, why.status))
             self._drop(user)
             raise
         except BaseException:
@@ -250,8 +266,8 @@ class TokenCache:
             raise
         if self._is_believed(user):
             self._entries.pop(user, None)
-        self._keep(user, token, vouched_at=now)
-        return _Given(token, "vault")
+        self._keep(user, newer, vouched_at=now)
+        return _Given(newer, "vault")
 
     def _bury(self, user: str, dead: _Dead) -> None:
         self._dead.pop(user, None)

@@ -20,18 +20,26 @@ from oauthvault_litellm.settings import expand
 _DEFAULT_ADDRESS = "https://api.anthropic.com"
 
 
+# What LiteLLM calls Anthropic's first way of answering, and takes some model names for.
+_TEXT_PROVIDER = "anthropic_text"
+
+
 def is_anthropic(call: Mapping[str, Any]) -> bool:
     """Whether the provider is Anthropic: by its name, or as LiteLLM reads it off the model."""
-    provider = call.get("custom_llm_provider")
-    if not provider:
-        model = str(call.get("model") or "")
-        try:
-            _, provider, _, _ = litellm.get_llm_provider(
-                model=litellm.model_alias_map.get(model, model), api_base=call.get("api_base")
-            )
-        except litellm.exceptions.BadRequestError:  # no provider: LiteLLM says so itself
-            return False
-    return bool(provider == PROVIDER)
+    return _provider(call) in (PROVIDER, _TEXT_PROVIDER)
+
+
+def _provider(call: Mapping[str, Any]) -> str | None:
+    if provider := call.get("custom_llm_provider"):
+        return str(provider)
+    model = str(call.get("model") or "")
+    try:
+        found = litellm.get_llm_provider(
+            model=litellm.model_alias_map.get(model, model), api_base=call.get("api_base")
+        )
+    except litellm.exceptions.BadRequestError:  # no provider: LiteLLM says so itself
+        return None
+    return str(found[1])
 
 
 # What LiteLLM sends to Anthropic with the headers that stand in a call. Files, batches, skills and
@@ -54,9 +62,10 @@ _CARRYING = frozenset(
 )
 
 
-def carries_headers(call_type: Any) -> bool:
+def carries_headers(call: Mapping[str, Any], call_type: Any) -> bool:
     """Whether a token that is put into a call of this type is what LiteLLM sends."""
-    return str(getattr(call_type, "value", call_type)) in _CARRYING
+    kind = str(getattr(call_type, "value", call_type))
+    return kind in _CARRYING and _provider(call) != _TEXT_PROVIDER
 
 
 def names_deployments(call: Mapping[str, Any]) -> bool:

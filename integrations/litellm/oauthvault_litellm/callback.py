@@ -46,7 +46,7 @@ def load_hook() -> "OAuthVaultHook":
         if settings.enabled:
             for sentence in surroundings.check(config, multi_user=settings.multi_user):
                 logger.warning("%s", sentence)
-            routes.mount(_app(), settings, hook.tokens)
+            routes.mount(_app(), settings, hook.tokens, hook.stand_in)
             passing_through.mount(_app(), config, hook)
     return hook
 
@@ -63,6 +63,10 @@ def _app() -> Any:
     from litellm.proxy import proxy_server
 
     return proxy_server.app
+
+
+# What Anthropic says about one user, their plan or their request, and not about a deployment.
+_OF_ONE_USER = (401, 402, 404, 408, 429)
 
 
 class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
@@ -114,7 +118,8 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
                 data,
                 # A token that a caller brought is not replaced: a retry would meet the same 401.
                 retry=not is_passed_on(),
-                users_apart=settings.multi_user or _is_presented(user_api_key_dict),
+                users_apart=self._users_apart(user_api_key_dict),
+                team_id=user_api_key_dict.team_id,
             )
 
     async def async_pre_call_deployment_hook(
@@ -128,14 +133,17 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         who = call.caller(kwargs)
         if not call.is_anthropic(kwargs):
             _refuse_other_providers(who)
+            _refuse_another_name(kwargs)
             self._metrics.attempt("other_provider")
             return outgoing.without_token(kwargs)
         settings = self.settings()
         changed = call.with_expanded_api_key(outgoing.without_token(kwargs))
         if not settings.enabled or call.is_health_check(who):
             return changed
+        if who is not None and self._users_apart(who):
+            routing.keep_out_of_the_cache(changed)
         try:
-            if not call.carries_headers(call_type):
+            if not call.carries_headers(kwargs, call_type):
                 raise Refusal(
                     403,
                     "LiteLLM sends a request of this kind to Anthropic with the server's API key "
@@ -167,14 +175,22 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
         """Upstream answered 401: the vault learns of it and replaces the token for the retry."""
         status = getattr(exception, "status_code", None)
         token = outgoing.carried_token(request_data)
-        if token is None or status not in (401, 429):
+        if token is None or status not in _OF_ONE_USER:
             return
         routing.spare_the_deployment(request_data)
         who = call.caller(request_data)
         if status == 401:
             await self.replace(token, who)
-        elif _brought_by(who) is None:
-            self.stand_in().refuse(owner_for(who, multi_user=self.settings().multi_user))
+        elif status == 429:
+            self.limited(who)
+
+    def limited(self, who: UserAPIKeyAuth | None) -> None:
+        """Upstream answered 429 to this caller's token: no API key gets round that."""
+        if _brought_by(who) is None:
+            self.stand_in().limit(owner_for(who, multi_user=self.settings().multi_user))
+
+    def _users_apart(self, who: UserAPIKeyAuth) -> bool:
+        return self.settings().multi_user or _is_presented(who)
 
     async def replace(self, token: Secret, who: UserAPIKeyAuth | None) -> None:
         """Upstream answered 401 to this token: what :meth:`token_for` gives next is another one,
@@ -292,21 +308,36 @@ def _brought_by(who: UserAPIKeyAuth | None) -> AccessToken | None:
 
 def _is_presented(who: UserAPIKeyAuth) -> bool:
     """Whether the caller came with a Claude token in place of a LiteLLM key."""
-    return presented(who.api_key, who.user_id) is not None
+    try:
+        return presented(who.api_key, who.user_id) is not None
+    except Refusal as refusal:
+        raise _final(refusal) from None
 
 
 def _refuse_other_providers(who: UserAPIKeyAuth | None) -> None:
     """Who came with a Claude token has Anthropic's models by it: others cost somebody else."""
-    try:
-        if who is None or not _is_presented(who):
-            return
-        raise Refusal(
+    if who is None or not _is_presented(who):
+        return
+    raise _final(
+        Refusal(
             403,
             "A Claude token opens Anthropic's models only. Use your LiteLLM key for this one.",
             code="provider_not_allowed",
         )
-    except Refusal as refusal:
-        raise _final(refusal) from None
+    )
+
+
+def _refuse_another_name(kwargs: Mapping[str, Any]) -> None:
+    """A client that calls Anthropic's deployment another provider's would be served with its API
+    key."""
+    if routing.is_anthropics_deployment(kwargs):
+        raise _final(
+            Refusal(
+                403,
+                "custom_llm_provider does not fit this model: leave it out.",
+                code="provider_not_allowed",
+            )
+        )
 
 
 def _final(refusal: Refusal) -> Exception:

@@ -155,6 +155,7 @@ class VaultClient:
         key: Secret,
         wait_seconds: float,
         question_seconds: float = _QUESTION_SECONDS,
+        at_once: int = _AT_ONCE,
         metrics: Metrics | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -168,7 +169,7 @@ class VaultClient:
             base_url=url,
             headers={"Authorization": f"Bearer {key.reveal()}", "Accept": "application/json"},
             timeout=httpx.Timeout(question_seconds, connect=_CONNECT_SECONDS, pool=_TURN_SECONDS),
-            limits=httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=_AT_ONCE),
+            limits=httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once),
             # The key goes to the address in the settings and nowhere else.
             follow_redirects=False,
             trust_env=False,
@@ -330,6 +331,9 @@ class VaultClient:
                     if not twice:
                         raise
                     answer = await self._http.send(request)
+        except httpx.PoolTimeout:
+            # Of our own making: it says nothing about the vault, and the circuit does not hear it.
+            raise VaultUnreachable("too many questions to the token vault at once") from None
         except TimeoutError:
             raise _NoAnswer(f"no whole answer within {self._question_seconds:g} s") from None
         except httpx.HTTPError as error:

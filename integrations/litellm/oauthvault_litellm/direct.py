@@ -19,6 +19,7 @@ from oauthvault_litellm.callback import OAuthVaultHook
 from oauthvault_litellm.client import NoToken, VaultError
 from oauthvault_litellm.demands import check_config
 from oauthvault_litellm.presented import (
+    forget_passed_on,
     is_claude_token,
     is_well_made,
     label_of_owner,
@@ -100,6 +101,7 @@ class DirectBearer:
 
     async def authenticate(self, request: Request, api_key: str) -> Answer:
         """The caller whom a Claude token makes; for any other key what the others say."""
+        forget_passed_on()
         if not is_claude_token(api_key):
             return None if self._others is None else await self._others(request, api_key)
         token = Secret(api_key)

@@ -194,7 +194,8 @@ def betas_in(headers: Mapping[str, Any]) -> list[str]:
 _BETA = "anthropic-beta"
 
 # Who is asking, which host answers and where a request ends are not for others to say. `host`
-# would let a client name another customer of the same content delivery network.
+# would let a client name another customer of the same content delivery network. A browser's own
+# headers make Anthropic refuse a request with 401, which says nothing about the token.
 _OURS = frozenset(
     {
         "authorization",
@@ -208,8 +209,13 @@ _OURS = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
+        "origin",
+        "referer",
+        "cookie",
+        "cookie2",
     }
 )
+_OF_BROWSERS = ("sec-", "access-control-", "anthropic-dangerous-")
 
 
 def _entries(given: Any) -> list[dict[str, Any]]:
@@ -228,4 +234,8 @@ def _bearer(entry: Mapping[str, Any]) -> Bearer | None:
 
 
 def _harmless(headers: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in headers.items() if k.strip().lower() not in _OURS}
+    return {k: v for k, v in headers.items() if _is_harmless(k.strip().lower())}
+
+
+def _is_harmless(name: str) -> bool:
+    return name not in _OURS and not name.startswith(_OF_BROWSERS)

@@ -49,6 +49,8 @@ class Credentials(Protocol):
 
     async def replace(self, token: Secret, who: UserAPIKeyAuth | None) -> None: ...
 
+    def limited(self, who: UserAPIKeyAuth | None) -> None: ...
+
 
 def mount(app: Any, config: Mapping[str, Any], credentials: Credentials) -> None:
     """Puts our routes before LiteLLM's of the same paths."""
@@ -177,6 +179,8 @@ async def _ask_anthropic(
         await credentials.replace(token.access_token, who)
         token = await credentials.token_for(question.deployment, who, settings)
         answer = await _once(http, question, question.headers(token))
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS and token is not None:
+        credentials.limited(who)
     headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
     return Response(answer.content, answer.status_code, headers)
 
@@ -186,7 +190,7 @@ async def _once(
 ) -> httpx.Response:
     try:
         return await http.post(question.address, content=question.body, headers=headers)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
         # Without the cause: it carries the request, and the request carries the token.
         kind = type(error).__name__
     raise Refusal(502, f"Anthropic did not answer ({kind}).", code="upstream_unavailable")

@@ -25,6 +25,8 @@ _LABEL = "claude-token-"
 _TOKEN = re.compile(re.escape(OAUTH_PREFIX) + r"[A-Za-z0-9._~+/=-]{1,4000}")
 # Each strange token is a question to the vault. So many are asked at once, and others wait.
 _QUESTIONS_AT_ONCE = 16
+# Seconds for which a question waits for its turn.
+_PATIENCE = 3.0
 _PAUSE_WHEN_AWAY = 1.0
 
 # The token of the request under way, where it is to be passed on as it is. Each request is served
@@ -64,6 +66,11 @@ def label_of_token(token: Secret) -> str:
 def pass_on(token: Secret) -> None:
     """Keeps the token for the rest of this request."""
     _passed_on.set(token)
+
+
+def forget_passed_on() -> None:
+    """Where a request begins: one connection may bring several."""
+    _passed_on.set(None)
 
 
 def is_passed_on() -> bool:
@@ -156,8 +163,7 @@ class Owners:
         if known is not None and self._was_away_just_now(known):
             return known.owner
         try:
-            async with self._doors:
-                owner = await self._directory.identify(token)
+            owner = await self._identified(token)
         except VaultUnreachable:
             if known is None:
                 raise
@@ -168,6 +174,19 @@ class Owners:
             raise
         self._keep(digest, owner)
         return owner
+
+    async def _identified(self, token: Secret) -> str:
+        """In one of a few places, so that strangers' tokens do not fill the vault's; nor does
+        anybody wait for one without end."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._doors.acquire()
+        except TimeoutError:
+            raise VaultUnreachable("too many tokens are looked up at once") from None
+        try:
+            return await self._directory.identify(token)
+        finally:
+            self._doors.release()
 
     def _keep(self, digest: bytes, owner: str) -> None:
         now = self._monotonic()

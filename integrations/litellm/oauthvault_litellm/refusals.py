@@ -1,6 +1,8 @@
 """What a caller is told when there is no token for them: a status and a sentence on what to do."""
 
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from oauthvault_litellm.client import (
     KeyRefused,
@@ -85,14 +87,28 @@ class StandIn:
     have the API key in place of a credential that was just taken away.
     """
 
-    def __init__(self, *, allowed: bool) -> None:
+    def __init__(self, *, allowed: bool, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._allowed = allowed
         self._refused: OrderedDict[str, None] = OrderedDict()
+        self._limited: OrderedDict[str, float] = OrderedDict()
+        self._monotonic = monotonic
 
     def may_serve(self, user: str, error: VaultError) -> bool:
         """For this user, whose token could not be had for that reason."""
         self.heard(user, error)
-        return self._allowed and user not in self._refused
+        return self._allowed and user not in self._refused and not self._is_limited(user)
+
+    def limit(self, user: str) -> None:
+        """Upstream said 429 to this user: counts for as long as its longest limit does, whatever
+        token the vault hands out meanwhile."""
+        self._limited.pop(user, None)
+        self._limited[user] = self._monotonic() + _LIMITED_FOR
+        if len(self._limited) > _REMEMBERED:
+            self._limited.popitem(last=False)
+
+    def _is_limited(self, user: str) -> bool:
+        until = self._limited.get(user)
+        return until is not None and self._monotonic() < until
 
     def heard(self, user: str, error: VaultError) -> None:
         """The vault's word on this user, on whatever occasion."""
@@ -115,6 +131,8 @@ class StandIn:
 
 
 _REMEMBERED = 100_000
+# Seconds. The limits of a subscription are counted over five hours.
+_LIMITED_FOR = 5 * 3600.0
 
 
 def _sentence(detail: str) -> str:

@@ -16,7 +16,7 @@ from litellm.proxy.auth.user_api_key_auth import user_api_key_auth
 from oauthvault_litellm import __version__
 from oauthvault_litellm.client import VaultError, VaultUnreachable
 from oauthvault_litellm.identity import owner_for
-from oauthvault_litellm.refusals import Refusal, refusal_for
+from oauthvault_litellm.refusals import Refusal, StandIn, refusal_for
 from oauthvault_litellm.settings import Settings
 from oauthvault_litellm.tokens import Tokens
 
@@ -29,14 +29,21 @@ _PASSED_ON = ("content-type", "retry-after", "cache-control")
 Caller = Annotated[UserAPIKeyAuth, Depends(user_api_key_auth)]
 
 
-def mount(app: Any, settings: Settings, tokens: Callable[[], Tokens]) -> None:
+def mount(
+    app: Any,
+    settings: Settings,
+    tokens: Callable[[], Tokens],
+    stand_in: Callable[[], StandIn],
+) -> None:
     """Adds the routes to LiteLLM's app, for every key and not only for the proxy's admin."""
     paths = [f"{_PREFIX}/{name}{slash}" for name in _OWN for slash in ("", "/")]
     LiteLLMRoutes.self_managed_routes.value.extend(paths)
-    app.include_router(_router(settings, tokens))
+    app.include_router(_router(settings, tokens, stand_in))
 
 
-def _router(settings: Settings, tokens: Callable[[], Tokens]) -> APIRouter:
+def _router(
+    settings: Settings, tokens: Callable[[], Tokens], stand_in: Callable[[], StandIn]
+) -> APIRouter:
     router = APIRouter(tags=["claude oauth"])
 
     def route(method: str, name: str) -> Callable[[Any], Any]:
@@ -63,10 +70,14 @@ def _router(settings: Settings, tokens: Callable[[], Tokens]) -> APIRouter:
                 code="admin_required",
             )
         mine = tokens()
-        path = request.url.path.rstrip("/")[request.url.path.rindex(_PREFIX) :]
+        if request.method == "DELETE":
+            # Before the answer, which may be lost: no API key in place of what is taken away.
+            stand_in().refuse(user)
+        # By the route, and never by what the request says of its own address.
+        path = str(request.scope["route"].path).rstrip("/")
         try:
             await mine.offer_block()
-            answer = await mine.vault.relay(request.method, path, user=user, content=content)
+            answer = await mine.desk.relay(request.method, path, user=user, content=content)
         except VaultError as error:
             raise refusal_for(error, user=user) from None
         finally:
@@ -92,7 +103,7 @@ def _router(settings: Settings, tokens: Callable[[], Tokens]) -> APIRouter:
 
     async def health() -> Response:
         try:
-            answer = await tokens().vault.relay("GET", f"{_PREFIX}/health", user=None)
+            answer = await tokens().desk.relay("GET", f"{_PREFIX}/health", user=None)
         except VaultError as error:
             return JSONResponse(
                 {
@@ -107,7 +118,7 @@ def _router(settings: Settings, tokens: Callable[[], Tokens]) -> APIRouter:
 
     async def stats() -> Response:
         try:
-            return _passed_on(await tokens().vault.relay("GET", f"{_PREFIX}/stats", user=None))
+            return _passed_on(await tokens().desk.relay("GET", f"{_PREFIX}/stats", user=None))
         except VaultError as error:
             return _problem(_about_statistics(error))
 

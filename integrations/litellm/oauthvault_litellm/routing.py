@@ -18,7 +18,7 @@ def router() -> Any:
     return proxy_server.llm_router
 
 
-def prepare(data: dict[str, Any], *, retry: bool, users_apart: bool) -> None:
+def prepare(data: dict[str, Any], *, retry: bool, users_apart: bool, team_id: str | None) -> None:
     """What a request needs of the router before it chooses a deployment.
 
     `retry`: one after a 401, which the router does not do by itself; by then the token has been
@@ -28,14 +28,36 @@ def prepare(data: dict[str, Any], *, retry: bool, users_apart: bool) -> None:
     group, current = data.get("model"), router()
     if not isinstance(group, str) or current is None:
         return
-    groups = [name for name in _may_be_tried(current, data, group) if _anthropic(current, name)]
+    groups = [
+        name
+        for name in _may_be_tried(current, data, group)
+        if _anthropic(current, name, team_id=team_id)
+    ]
     if not groups:
         return
+    # Which provider a deployment is of, its parameters say.
+    data.pop("custom_llm_provider", None)
     if retry:
         _retry_after_401(data, current, groups)
-    if users_apart and litellm.cache is not None:
+    if users_apart:
+        keep_out_of_the_cache(data)
+
+
+def keep_out_of_the_cache(data: dict[str, Any]) -> None:
+    """No answer from LiteLLM's cache, and none into it. Said before the router chooses and once
+    more for the attempt: not every name of a model shows before what is behind it."""
+    if litellm.cache is not None:
         data["cache"] = {"no-cache": True, "no-store": True}
         data["caching"] = False
+
+
+def is_anthropics_deployment(call_: Mapping[str, Any]) -> bool:
+    """Whether the deployment that the router chose for this call is Anthropic's, whatever the
+    call itself says."""
+    current, info = router(), call_.get("model_info")
+    number = info.get("id") if isinstance(info, Mapping) else None
+    chosen = current.get_model_info(id=str(number)) if current is not None and number else None
+    return chosen is not None and call.is_anthropic(chosen.get("litellm_params") or {})
 
 
 def _retry_after_401(data: dict[str, Any], current: Any, groups: list[str]) -> None:
@@ -52,6 +74,8 @@ def _retry_after_401(data: dict[str, Any], current: Any, groups: list[str]) -> N
 def _may_be_tried(current: Any, data: Mapping[str, Any], group: str) -> Iterator[str]:
     """The group, and those to which its failures may lead."""
     yield group
+    if "," in group:  # several models, asked at once
+        yield from (name.strip() for name in group.split(","))
     for source in (
         current.fallbacks,
         current.context_window_fallbacks,
@@ -73,9 +97,17 @@ def _may_be_tried(current: Any, data: Mapping[str, Any], group: str) -> Iterator
                     yield name
 
 
-def _anthropic(current: Any, group: str) -> bool:
-    """Whether this name, as clients use it, has an Anthropic deployment behind it."""
+def _anthropic(current: Any, group: str, *, team_id: str | None) -> bool:
+    """Whether this name, as clients use it, has an Anthropic deployment behind it: a group's, a
+    team's own, or a deployment's id."""
     deployments = current.get_model_list(model_name=group) or []
+    if team_id is not None:
+        deployments = [
+            *deployments,
+            *(current.get_model_list(model_name=group, team_id=team_id) or []),
+        ]
+    if not deployments and (chosen := current.get_model_info(id=group)) is not None:
+        deployments = [chosen]
     return any(
         call.is_anthropic(deployment.get("litellm_params") or {}) for deployment in deployments
     )

@@ -20,6 +20,9 @@ from oauthvault_litellm.settings import (
 logger = logging.getLogger("oauthvault_litellm")
 
 
+_AT_THE_DESK = 8
+
+
 class Tokens:
     """Belongs to one event loop."""
 
@@ -35,6 +38,14 @@ class Tokens:
             key=settings.vault_key,
             wait_seconds=settings.wait_seconds,
             metrics=self._metrics,
+        )
+        # For what people ask on the proxy's port, some of it without a key: never in the way of
+        # the requests.
+        self.desk = VaultClient(
+            url=settings.vault_url,
+            key=settings.vault_key,
+            wait_seconds=settings.wait_seconds,
+            at_once=_AT_THE_DESK,
         )
         policy = RefreshPolicy() if settings.multi_user else settings.refresh
         self._block_settings = BlockSettings(policy, self.vault)
@@ -67,6 +78,7 @@ class Tokens:
 
     async def aclose(self) -> None:
         await self.vault.aclose()
+        await self.desk.aclose()
 
     async def offer_block(self) -> None:
         """The tokens of the block are given to the vault, and then its refresh settings: once,

@@ -68,7 +68,7 @@ class Command(VaultCommand):
             if name == "login_expires_at" and facts["login_expiry_is_estimate"]:
                 shown = shown and f"{shown} (an estimate)"
             if shown is not None:
-                self.say(f"{name.replace('_', ' '):<18} {shown}")
+                self.say(f"{name.replace('_', ' '):<20}  {shown}")
 
 
 def _shown(name: str, value: Any) -> str | None:
