@@ -54,7 +54,7 @@ class ScriptedVault:
                 self.end_headers()
                 self.wfile.write(out)
 
-            do_GET = do_POST = do_PUT = answer
+            do_GET = do_POST = do_PUT = do_DELETE = answer
 
             def log_message(self, *_: Any) -> None: ...
 

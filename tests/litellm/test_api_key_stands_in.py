@@ -91,8 +91,14 @@ def proxy(
 def _fresh_record(anthropic: Simulator, proxy: Proxy, scripted: ScriptedVault) -> None:
     anthropic.clear_faults()
     # Where the vault was away in tests before this one, the proxy does not ask it for a moment.
-    scripted.answers(Answer(200, {"authenticated": False}))
-    until(lambda: proxy.ask("GET", "status", "sk-test-probe").is_success, 20, proxy.output)
+    scripted.answers(problem(404, "no_token"))
+    scripted.asked.clear()
+
+    def is_asked() -> bool:
+        send(proxy, "probe")
+        return bool(scripted.asked)
+
+    until(is_asked, 20, proxy.output)
     anthropic.reset_counts()
 
 
@@ -285,7 +291,8 @@ def test_no_api_key_stands_in_after_a_revocation_on_the_proxys_port(
     proxy: Proxy, anthropic: Simulator, scripted: ScriptedVault, user: str
 ) -> None:
     scripted.answers(Answer(200, {"success": True}))
-    assert proxy.ask("DELETE", "revoke", f"sk-test-{user}").status_code == 200
+    answer = proxy.ask("DELETE", "revoke", f"sk-test-{user}")
+    assert answer.status_code == 200, answer.text
     scripted.answers(AWAY)
     assert send(proxy, user).status_code == 503
     assert not credentials(anthropic)
