@@ -122,10 +122,14 @@ MULTI_USER = f"{BLOCK}\n    multi_user: {{enabled: true}}"
          "wrong", "claude-3-sonnet (elsewhere.example)"),
         (MODEL, f"{MODEL}      api_base: ${{BASE}}\n", "models", "wrong", "may not see a token"),
         ("${ANTHROPIC_MIGRATION_KEY}", "${NOT_SET}", "api key", "warning", "nothing to fall back"),
-        (ROUTER, "retry_policy: {AuthenticationErrorRetries: 0}", "retries", "warning",
-         "router_settings.retry_policy forbids"),
-        (ROUTER, "model_group_retry_policy: {claude: {AuthenticationErrorRetries: 0}}", "retries",
+        (ROUTER, "retry_policy: {AuthenticationErrorRetries: 0}", "settings", "warning",
+         "router_settings.retry_policy.AuthenticationErrorRetries is 0"),
+        (ROUTER, "model_group_retry_policy: {claude: {AuthenticationErrorRetries: 0}}", "settings",
          "warning", "model_group_retry_policy.claude"),
+        (CALLBACKS, f"{CALLBACKS}\n  num_retries_per_request: 1", "settings", "warning",
+         "forbids the retry after a 401"),
+        (MODEL, f"{MODEL}      api_base: http://api.anthropic.com\n", "models", "wrong",
+         "over plain http"),
         (ROUTER, "cache_responses: true", "responses", "warning", "router_settings.cache_respo"),
         (CALLBACKS, f"{CALLBACKS}\n  cache: true", "responses", "warning", "without a token"),
         (BLOCK, f"{BLOCK}\n  custom_auth: oauthvault_litellm.auth", "claude_oauth", "wrong",
@@ -182,10 +186,10 @@ def test_many_users_need_somebody_to_tell_them_apart(config: Path) -> None:
     assert says(findings_of(config, without), "users", "wrong", "POST /key/generate")
 
 
-def test_a_cache_of_answers_is_wrong_where_everybody_has_their_own(config: Path) -> None:
+def test_a_cache_of_answers_does_no_harm_where_everybody_has_their_own(config: Path) -> None:
     both = GOOD.replace(BLOCK, MULTI_USER).replace(CALLBACKS, f"{CALLBACKS}\n  cache: true")
     config.write_text(both)
-    assert says(findings_of(config), "responses", "wrong", "what another's credential has paid")
+    assert says(findings_of(config), "responses", "ok", "keeps nothing of Anthropic's models")
 
 
 def test_the_block_is_read_from_the_top_level_too_but_not_from_both(config: Path) -> None:

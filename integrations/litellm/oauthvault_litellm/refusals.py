@@ -42,7 +42,8 @@ def _told(error: VaultError, user: str) -> tuple[int, str]:
         case TokenWithheld() if error.code == "revoked":
             return 401, f"The OAuth token of user {user!r} was revoked. {_STORE}"
         case TokenUnusable():
-            return 401, f"OAuth token expired for user {user!r}: {why} Sign in to Claude. {_STORE}"
+            sign_in = "" if "Sign in to Claude" in why else "Sign in to Claude. "
+            return 401, f"OAuth token expired for user {user!r}: {why} {sign_in}{_STORE}"
         case TokenWithheld():
             return 403, (
                 f"The OAuth token of user {user!r} is withheld ({error.code}): {why} "

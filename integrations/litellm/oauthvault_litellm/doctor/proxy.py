@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from oauthvault_litellm import surroundings
 from oauthvault_litellm.demands import AUTH, HOOK, check_config
 from oauthvault_litellm.doctor.config import Config
 from oauthvault_litellm.doctor.finding import Finding, ok, warning, wrong
-from oauthvault_litellm.outgoing import PROVIDER, is_allowed
+from oauthvault_litellm.outgoing import PROVIDER, is_allowed, is_private
 from oauthvault_litellm.settings import (
     Settings,
     SettingsError,
@@ -30,8 +31,8 @@ def findings(config: Config) -> Iterator[Finding]:
     yield from _variables(config)
     yield _master_key(config)
     yield from _custom_auth(config)
-    yield from _retries(config)
     read = settings(config)
+    yield from _surroundings(config, read)
     if read is None or not read.enabled:
         return
     yield from _models(config, read)
@@ -191,23 +192,24 @@ def _custom_auth(config: Config) -> Iterator[Finding]:
         )
 
 
-def _retries(config: Config) -> Iterator[Finding]:
-    router = config.section("router_settings")
-    policies = [("retry_policy", router.get("retry_policy"))]
-    of_groups = router.get("model_group_retry_policy")
-    if isinstance(of_groups, Mapping):
-        policies += [(f"model_group_retry_policy.{name}", one) for name, one in of_groups.items()]
-    never = [
-        f"router_settings.{place}"
-        for place, policy in policies
-        if isinstance(policy, Mapping) and policy.get("AuthenticationErrorRetries") == 0
-    ]
-    if never:
-        yield warning(
-            "retries",
-            f"{', '.join(never)} forbids the retry after a 401, so clients see one that a refresh "
-            "would have cured: take AuthenticationErrorRetries out",
-        )
+def _surroundings(config: Config, read: Settings | None) -> Iterator[Finding]:
+    """What the hook itself says of the rest of the config when the proxy starts."""
+    multi_user = read is not None and read.multi_user
+    for sentence in surroundings.check(config.whole, multi_user=multi_user):
+        yield warning("settings", sentence)
+    if read is None:
+        return
+    endpoints = config.section("general_settings").get("pass_through_endpoints")
+    for endpoint in endpoints if isinstance(endpoints, list) else ():
+        if not isinstance(endpoint, Mapping):
+            continue
+        if is_allowed(str(endpoint.get("target") or ""), read.allowed_hosts):
+            yield warning(
+                "settings",
+                f"general_settings.pass_through_endpoints: {endpoint.get('path')} leads to "
+                "Anthropic past the hook, with the credential that stands there or that the client "
+                "sends: remove it, or give it to nobody who should not have that",
+            )
 
 
 def _models(config: Config, read: Settings) -> Iterator[Finding]:
@@ -225,13 +227,25 @@ def _models(config: Config, read: Settings) -> Iterator[Finding]:
         for address in _addresses(config, one)
         if not is_allowed(address, read.allowed_hosts)
     }
+    clear = {
+        _host(address)
+        for one in ours
+        for address in _addresses(config, one)
+        if is_allowed(address, read.allowed_hosts) and not is_private(address)
+    }
+    if clear:
+        yield wrong(
+            "models",
+            "served over plain http, where others can read a token, so requests are refused: "
+            f"{', '.join(sorted(clear))}. Give api_base as https",
+        )
     if foreign:
         yield wrong(
             "models",
             "served by a host that may not see a token, so requests are refused: "
             f"{', '.join(foreign)}. Hosts that may are in claude_oauth.allowed_hosts",
         )
-    else:
+    elif not clear:
         names = dict.fromkeys(str(one.get("model_name")) for one in ours)
         yield ok("models", f"{', '.join(names)}: at {', '.join(sorted(read.allowed_hosts))}")
 
@@ -332,11 +346,7 @@ def _response_cache(config: Config, read: Settings) -> Finding:
     if place is None:
         return ok("responses", "are not cached")
     if read.multi_user:
-        return wrong(
-            "responses",
-            f"{place} is on, and LiteLLM's cache does not ask who asks: one user gets what "
-            "another's credential has paid for, without one of their own. Switch it off",
-        )
+        return ok("responses", f"{place} is on, and keeps nothing of Anthropic's models")
     return warning(
         "responses",
         f"{place} is on: what is cached is answered without a token, after a revocation too",
