@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+from tests.source import tree_of
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs" / "security.md"
 
@@ -12,7 +14,7 @@ def _tests_there_are() -> set[str]:
     return {
         node.name
         for path in (REPOSITORY / "tests").rglob("test_*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path.read_text()))
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }
 

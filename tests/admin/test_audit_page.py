@@ -12,6 +12,7 @@ from django.test import Client
 
 from tests.admin.canaries import Canaries
 from tests.admin.conftest import Cast
+from tests.source import tree_of
 from tests.vault.test_audit_chain import poisoned
 from tokens import audit, isolation
 from tokens.admin.audit import ActionFilter
@@ -162,7 +163,7 @@ def test_a_record_that_cannot_be_read_hides_no_other(
 def recorded_in(source: str) -> set[str]:
     """Every act that this module records: `audit.record` is told it by name, or by a function of
     the module that is itself told it."""
-    tree = ast.parse(source)
+    tree = tree_of(source)
     takes_it = {
         function.name: [argument.arg for argument in function.args.args].index("action")
         if "action" in [argument.arg for argument in function.args.args]

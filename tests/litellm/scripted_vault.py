@@ -1,6 +1,7 @@
 """A real HTTP server that answers as the vault's contract says, by script."""
 
 import json
+import sys
 import threading
 import time
 from collections import deque
@@ -25,6 +26,13 @@ class Answer:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     after: float = 0.0
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asked may have given up: nothing to print a traceback for."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class ScriptedVault:
@@ -58,7 +66,7 @@ class ScriptedVault:
 
             def log_message(self, *_: Any) -> None: ...
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.litellm.processes import ROOT
+from tests.source import tree_of
 
 PACKAGE = ROOT / "integrations" / "litellm"
 # What can be imported, and tested, without LiteLLM.
@@ -65,7 +66,7 @@ def test_nothing_of_the_vault_is_imported(wheel: zipfile.ZipFile) -> None:
 
 def _imported(source: str) -> Iterator[str]:
     """The top-level packages that a module imports, wherever in it."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -36,6 +36,7 @@ from tests.litellm.processes import (
     running,
 )
 from tests.simulator import Login, Simulator
+from tests.source import tree_of
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -519,7 +520,7 @@ def test_a_team_moves_from_api_keys_in_three_steps(
 def test_every_block_of_the_document_is_taken_by_something_here() -> None:
     taken = {
         call.args[0].value
-        for call in ast.walk(ast.parse(Path(__file__).read_text()))
+        for call in ast.walk(tree_of(Path(__file__).read_text()))
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Name)
         and call.func.id == "block"

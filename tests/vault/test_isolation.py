@@ -20,6 +20,7 @@ from django.db import (
 
 from tests.conftest import Store
 from tests.simulator import Simulator
+from tests.source import tree_of
 from tests.vault.conftest import Fill
 from tokens import isolation, vault
 from tokens.isolation import IsolationError
@@ -293,7 +294,7 @@ def test_who_looks_across_tenants_is_written_down() -> None:
             name = str(path.relative_to(HOUSE))
             used = {
                 node.attr
-                for node in ast.walk(ast.parse(path.read_text()))
+                for node in ast.walk(tree_of(path.read_text()))
                 if isinstance(node, ast.Attribute)
             }
             if "every_tenant" in used and name != "tokens/isolation.py":
