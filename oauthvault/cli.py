@@ -2,6 +2,9 @@
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,13 +27,15 @@ def main(argv: list[str] | None = None) -> None:
         print(__version__)
         return
     try:
-        if wanted in _HELP and len(arguments) < 3:
-            _print_help()
-            return
-        if wanted in _ours().keys() - _BEGINNERS and not _HELP & set(arguments):
+        asks_for_help = wanted in _HELP or not _HELP.isdisjoint(arguments[2:])
+        if wanted in _ours().keys() - _BEGINNERS and not asks_for_help:
             _refuse_missing_vault()
         try:
-            execute_from_command_line(arguments)
+            with _no_vault_begun() if asks_for_help else nullcontext():
+                if wanted in _HELP and len(arguments) < 3:
+                    _print_help()
+                else:
+                    execute_from_command_line(arguments)
         finally:
             # Here, and not at the interpreter's end, where nothing can be caught.
             sys.stdout.flush()
@@ -65,11 +70,31 @@ def _ours() -> dict[str, str]:
     }
 
 
+def _data_dir() -> Path:
+    """Where the vault of this place is or would be; found without reading a setting."""
+    return Path(os.environ.get("OAUTHVAULT_DATA_DIR", "").strip() or "data").absolute()
+
+
+@contextmanager
+def _no_vault_begun() -> Iterator[None]:
+    """Whoever asks for help in a place without a vault does not want the beginning of one.
+
+    Reading the settings makes the data directory and a key in it: here, somewhere that is gone
+    at the end.
+    """
+    if _data_dir().exists():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="oauthvault-") as folder:
+        os.environ["OAUTHVAULT_DATA_DIR"] = folder
+        yield
+
+
 def _refuse_missing_vault() -> None:
     """Stop before a folder that holds no vault is made into half of one."""
     if os.environ.get("DATABASE_URL") or os.environ.get("DATABASE_URL_FILE"):
         return
-    folder = Path(os.environ.get("OAUTHVAULT_DATA_DIR", "").strip() or "data").absolute()
+    folder = _data_dir()
     if not folder.is_dir():
         _refuse(
             f"there is no vault in {folder}: run this in the folder where `make run` or "

@@ -101,12 +101,23 @@ def test_a_disk_that_takes_nothing_is_called_by_its_name(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("command", [["--help"], [], ["status", "--help"], ["help", "up"]])
+def test_help_in_a_folder_without_a_vault_leaves_it_as_it_was(
+    tmp_path: Path, command: list[str]
+) -> None:
+    done = _run(tmp_path / "data", *command, stdout=subprocess.PIPE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "usage: " in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
 def _run(
     folder: Path,
     *arguments: str,
     stdout: int,
     stdin: int = subprocess.DEVNULL,
     full: bool = False,
+    cwd: Path | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     within = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh"] if full else []
     return subprocess.run(
@@ -115,6 +126,7 @@ def _run(
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
+        cwd=cwd,
         # Without a terminal to ask at.
         start_new_session=True,
         text=True,

@@ -1,6 +1,7 @@
 """A real HTTP server that answers as the vault's contract says, by script."""
 
 import json
+import ssl
 import sys
 import threading
 import time
@@ -31,14 +32,14 @@ class Answer:
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asked may have given up: nothing to print a traceback for."""
-        if not isinstance(sys.exception(), ConnectionError):
+        if not isinstance(sys.exception(), ConnectionError | ssl.SSLError):
             super().handle_error(request, client_address)
 
 
 class ScriptedVault:
-    """Gives the answers of `script` in order, and the last one for ever."""
+    """Gives the answers of `script` in order, and the last one for ever. With `tls` over https."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.script: deque[Answer] = deque()
         self.asked: list[Asked] = []
         vault = self
@@ -68,7 +69,10 @@ class ScriptedVault:
 
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.01,), daemon=True
         )

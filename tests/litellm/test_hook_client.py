@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -24,8 +25,10 @@ from oauthvault_litellm.client import (
     VaultUnreachable,
 )
 from oauthvault_litellm.secret import Secret
-from oauthvault_litellm.settings import OfferedCredential
+from oauthvault_litellm.settings import OfferedCredential, SettingsError
+from oauthvault_litellm.trust import certificate_authorities
 
+from tests.certificates import self_signed
 from tests.litellm.scripted_vault import Answer, ScriptedVault, encoded, problem, token_answer
 
 KEY = "ovs_" + "k" * 43
@@ -323,3 +326,28 @@ def test_the_vault_is_told_how_long_the_caller_waits(
     vault.answers(token_answer())
     ask(vault.url, lambda client: client.token("alice"), wait_seconds=wait_seconds)
     assert vault.asked[0].headers.get("Prefer") == said
+
+
+def test_a_vault_with_a_certificate_of_the_house_is_believed_where_its_authority_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ScriptedVault(self_signed(tmp_path)) as vault:
+        vault.answers(token_answer("sk-ant-oat01-canary-a"))
+        with pytest.raises(VaultUnreachable):
+            ask(vault.url, lambda client: client.token("alice"))
+        assert vault.asked == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "self-signed.pem"))
+        token = ask(vault.url, lambda client: client.token("alice"))
+    assert token.access_token.reveal() == "sk-ant-oat01-canary-a"
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_an_authority_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    file = tmp_path / "authority.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(SettingsError, match="SSL_CERT_FILE"):
+        certificate_authorities()

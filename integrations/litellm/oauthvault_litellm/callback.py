@@ -29,6 +29,7 @@ from oauthvault_litellm.refusals import Refusal, StandIn, refusal_for
 from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import Settings, SettingsError, claude_oauth_block, read_settings
 from oauthvault_litellm.tokens import Tokens
+from oauthvault_litellm.trust import certificate_authorities
 
 logger = logging.getLogger("oauthvault_litellm")
 
@@ -44,6 +45,7 @@ def load_hook() -> "OAuthVaultHook":
         settings = hook.settings()
         check_config(config, settings)
         if settings.enabled:
+            certificate_authorities()  # whose absence is to end the start, not each request
             for sentence in surroundings.check(config, multi_user=settings.multi_user):
                 logger.warning("%s", sentence)
             routes.mount(_app(), settings, hook.tokens, hook.stand_in)

@@ -16,6 +16,7 @@ from oauthvault_litellm.breaker import Breaker, CircuitOpen
 from oauthvault_litellm.metrics import Metrics, NoMetrics
 from oauthvault_litellm.secret import Secret
 from oauthvault_litellm.settings import OfferedCredential
+from oauthvault_litellm.trust import certificate_authorities
 
 logger = logging.getLogger("oauthvault_litellm")
 
@@ -173,6 +174,7 @@ class VaultClient:
             # The key goes to the address in the settings and nowhere else.
             follow_redirects=False,
             trust_env=False,
+            verify=certificate_authorities(),
             transport=transport,
         )
 

@@ -19,7 +19,8 @@ import httpx
 from oauthvault_litellm import __version__
 from oauthvault_litellm.doctor.finding import Finding, ok, warning, wrong
 from oauthvault_litellm.identity import DEFAULT_USER
-from oauthvault_litellm.settings import Settings
+from oauthvault_litellm.settings import Settings, SettingsError
+from oauthvault_litellm.trust import certificate_authorities
 
 _PATIENCE = httpx.Timeout(15.0, connect=3.0)
 # Seconds that the clocks may differ. A token is not used in the last five seconds of its life.
@@ -41,6 +42,11 @@ _SCOPES = {
 def findings(settings: Settings, *, direct_bearer: bool) -> Iterator[Finding]:
     """`settings` are enabled ones, so they have a key."""
     assert settings.vault_key is not None  # noqa: S101
+    try:
+        authorities = certificate_authorities()
+    except SettingsError as error:
+        yield wrong("vault", str(error))
+        return
     with httpx.Client(
         base_url=settings.vault_url,
         headers={"Authorization": f"Bearer {settings.vault_key.reveal()}"},
@@ -48,6 +54,7 @@ def findings(settings: Settings, *, direct_bearer: bool) -> Iterator[Finding]:
         # The key goes to the address in the settings and nowhere else.
         follow_redirects=False,
         trust_env=False,
+        verify=authorities,
     ) as http:
         try:
             yield from _look(http, settings, direct_bearer=direct_bearer)
