@@ -7,6 +7,7 @@ seconds.
 """
 
 import logging
+from collections import defaultdict
 from datetime import UTC, datetime
 
 from django.db import transaction
@@ -77,12 +78,22 @@ def due(*, now: float) -> QuerySet[OAuthCredential]:
     ).order_by("announce_at")
 
 
-@isolation.every_tenant()
 def announce_due(*, now: float) -> int:
     """Say of each login whose warning is due that it ends: a line in the log and a record in
     the audit trail. The number said. Two sweeps at once say it once."""
-    page = due(now=now).select_related("tenant").defer("access_token_encrypted")[:_PAGE]
-    return sum(_announce(credential, now=now) for credential in page)
+    by_tenant: dict[int, list[int]] = defaultdict(list)
+    # Across tenants, ids and nothing else.
+    with isolation.every_tenant():
+        for tenant_id, credential_id in due(now=now).values_list("tenant_id", "pk")[:_PAGE]:
+            by_tenant[tenant_id].append(credential_id)
+    said = 0
+    for tenant_id, ids in by_tenant.items():
+        with isolation.of(tenant_id):
+            # Still due: another sweep may have come to it meanwhile.
+            mine = due(now=now).filter(tenant_id=tenant_id, pk__in=ids)
+            page = mine.select_related("tenant").defer("access_token_encrypted")
+            said += sum(_announce(credential, now=now) for credential in page)
+    return said
 
 
 def _announce(credential: OAuthCredential, *, now: float) -> bool:

@@ -22,11 +22,12 @@ from tests.conftest import Store
 from tests.simulator import Simulator
 from tests.source import tree_of
 from tests.vault.conftest import Fill
-from tokens import isolation, vault
+from tokens import endings, isolation, vault
 from tokens.isolation import IsolationError
 from tokens.keyring import api_key_digest
-from tokens.models import DataKey, OAuthCredential, Tenant, TokenFingerprint
+from tokens.models import DataKey, OAuthCredential, Standing, Tenant, TokenFingerprint
 from tokens.models.scoped import ScopedManager, ScopedQuerySet
+from tokens.refresh.abandoned import settle_abandoned
 from tokens.trail import seal
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -260,7 +261,7 @@ FOR_EVERYBODY = {
     "api/views/service.py": "finds the tenant of the public statistics",
     "oauthvault/management/commands/migrate.py": "changes rows of everybody",
     "tokens/deletion.py": "which tenants are being deleted",
-    "tokens/endings.py": "the sweep: logins that end",
+    "tokens/endings.py": "the sweep: ids of logins that end",
     "tokens/epoch.py": "a restored database is restored for everybody",
     "tokens/handouts.py": "writes what was counted",
     "tokens/history.py": "which tenants have old rows",
@@ -270,7 +271,7 @@ FOR_EVERYBODY = {
     "tokens/management/command.py": "whoever has a terminal of the vault",
     "tokens/metrics.py": "counts by tenant",
     "tokens/notices.py": "how many users each key was handed tokens of",
-    "tokens/refresh/abandoned.py": "the sweep: refreshes whose process died",
+    "tokens/refresh/abandoned.py": "the sweep: ids of tenants with a refresh whose process died",
     "tokens/rotation/keks.py": "wraps every data key anew",
     "tokens/roles.py": "which tenants an operator looks after",
     "tokens/sealing.py": "whether a token is another credential's: yes or no",
@@ -304,6 +305,37 @@ def test_who_looks_across_tenants_is_written_down() -> None:
             assert "_base_manager" not in used, name
     assert everybody == set(FOR_EVERYBODY)
     assert unscoped == UNSCOPED
+
+
+def test_a_sweep_reads_what_is_sealed_for_one_tenant_at_a_time(
+    people: dict[str, OAuthCredential], alone: None
+) -> None:
+    """Across tenants it looks for ids: of logins that end, of refreshes whose process died."""
+    now = time.time()
+    with isolation.every_tenant():
+        OAuthCredential.objects.update(
+            announce_at=int(now) - 1,
+            login_expires_at=int(now) + 3600,
+            unanswered_presentations=2,
+            lease_id="00000000-0000-4000-8000-000000000001",
+            lease_until=now - 7200,
+        )
+    read: list[isolation.Scope] = []
+
+    def execute(ask: Callable[..., object], sql: str, *more: object) -> object:
+        if "_encrypted" in sql:
+            read.append(isolation.current())
+        return ask(sql, *more)
+
+    with connection.execute_wrapper(execute):
+        assert endings.announce_due(now=now) == len(people)
+        settle_abandoned(now=now)
+    assert {scope.tenant_ids for scope in read} == {
+        frozenset([person.tenant_id]) for person in people.values()
+    }
+    with isolation.every_tenant():
+        standings = set(OAuthCredential.objects.values_list("standing", flat=True))
+    assert standings == {Standing.REAUTHORIZATION_REQUIRED}
 
 
 # --- In PostgreSQL, as the role that serves --------------------------------------------------

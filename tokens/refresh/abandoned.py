@@ -1,7 +1,9 @@
 """Refreshes whose process died: found by the mark that their claim left."""
 
+from typing import Any
+
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from tokens import audit, epoch, isolation
 from tokens.models import OAuthCredential, Outcome, Problem, RefreshAttempt, Standing
@@ -14,7 +16,6 @@ from tokens.refresh.set_back import cut_short
 _STILL_SAVING = 60.0
 
 
-@isolation.every_tenant()
 def settle_abandoned(*, now: float) -> int:
     """Say plainly what became of refreshes whose process died: how many were settled.
 
@@ -23,39 +24,70 @@ def settle_abandoned(*, now: float) -> int:
     as often as it may be needs a new login. What seems to have begun in the future was begun
     by a clock that has been set back since.
     """
-    ended = Q(started_at__lt=now - settings.REFRESH_LEASE - _STILL_SAVING)
-    set_ahead = Q(started_at__gt=now + settings.CLOCK_SLACK)
-    settled = RefreshAttempt.objects.filter(ended | set_ahead, outcome=Outcome.IN_FLIGHT).update(
-        outcome=Outcome.UNKNOWN, ended_at=now
-    )
     patience = _STILL_SAVING
     if not spool.sees_everything(epoch.vault_id()):
         patience += settings.SPOOL_GRACE
-    spent = OAuthCredential.objects.filter(
+    settled = 0
+    for tenant_id in _concerned(now=now):
+        with isolation.of(tenant_id):
+            settled += _left_in_flight(now=now).update(outcome=Outcome.UNKNOWN, ended_at=now)
+            cut_short(_spent(), now=now)
+            cut_short(_marked_too_long(now=now), now=now)
+            for credential in (
+                _spent().filter(lease_until__lt=now - patience).select_related("tenant")
+            ):
+                _give_up(credential, now=now)
+    return settled
+
+
+def _concerned(*, now: float) -> list[int]:
+    """The tenants of whom there is something to settle: ids, and nothing else, across tenants."""
+    with isolation.every_tenant():
+        found = _ids(_left_in_flight(now=now)) | _ids(_spent()) | _ids(_marked_too_long(now=now))
+    return sorted(found)
+
+
+def _ids(rows: QuerySet[Any]) -> set[int]:
+    return set(rows.order_by().values_list("tenant_id", flat=True).distinct())
+
+
+def _left_in_flight(*, now: float) -> QuerySet[RefreshAttempt]:
+    ended = Q(started_at__lt=now - settings.REFRESH_LEASE - _STILL_SAVING)
+    set_ahead = Q(started_at__gt=now + settings.CLOCK_SLACK)
+    return RefreshAttempt.objects.filter(ended | set_ahead, outcome=Outcome.IN_FLIGHT)
+
+
+def _spent() -> QuerySet[OAuthCredential]:
+    """Presented as often as may be, and not answered."""
+    return OAuthCredential.objects.filter(
         standing=Standing.ACTIVE,
         unanswered_presentations__gte=settings.MOST_PRESENTATIONS,
     )
-    cut_short(spent, now=now)
-    cut_short(OAuthCredential.objects.filter(taken_until__gt=now + longest_lease()), now=now)
-    exhausted = spent.filter(lease_until__lt=now - patience).select_related("tenant")
+
+
+def _marked_too_long(*, now: float) -> QuerySet[OAuthCredential]:
+    return OAuthCredential.objects.filter(taken_until__gt=now + longest_lease())
+
+
+def _give_up(credential: OAuthCredential, *, now: float) -> None:
+    """Unless it has moved on since it was read."""
     lost = login_lost(Problem.ANSWER_LOST, now)
-    for credential in exhausted:
-        changed = OAuthCredential.objects.filter(
-            tenant_id=credential.tenant_id,
-            pk=credential.pk,
-            generation=credential.generation,
-            unanswered_presentations__gte=settings.MOST_PRESENTATIONS,
-        ).update(**lost, lease_id=None, lease_until=None)
-        if changed:
-            audit.record(
-                tenant=credential.tenant,
-                actor="scheduler",
-                action="refresh",
-                subject=credential.user_id,
-                outcome=Outcome.UNKNOWN,
-                now=now,
-            )
-            for field, value in lost.items():
-                setattr(credential, field, value)
-            say_login_lost(credential, now=now)
-    return settled
+    changed = OAuthCredential.objects.filter(
+        tenant_id=credential.tenant_id,
+        pk=credential.pk,
+        generation=credential.generation,
+        unanswered_presentations__gte=settings.MOST_PRESENTATIONS,
+    ).update(**lost, lease_id=None, lease_until=None)
+    if not changed:
+        return
+    audit.record(
+        tenant=credential.tenant,
+        actor="scheduler",
+        action="refresh",
+        subject=credential.user_id,
+        outcome=Outcome.UNKNOWN,
+        now=now,
+    )
+    for field, value in lost.items():
+        setattr(credential, field, value)
+    say_login_lost(credential, now=now)
