@@ -158,13 +158,13 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
             logger.debug("refused (%s): %s", refusal.code, refusal.sentence)
             routing.spare_the_deployment(kwargs)
             raise _final(refusal) from None
+        first_time = not _was_here_before(changed)
+        changed["model_info"] = routing.AttemptInfo(changed.get("model_info"))
         if token is None:
             return changed
         watch_clients()
-        if not isinstance(changed.get("model_info"), routing.AttemptInfo):
-            # /v1/responses comes here twice for one attempt: as itself, and as the chat it becomes.
+        if first_time:
             self._metrics.attempt("token")
-        changed["model_info"] = routing.AttemptInfo(changed.get("model_info"))
         return outgoing.with_token(changed, token.access_token, token.headers)
 
     async def async_post_call_failure_deployment_hook(
@@ -231,8 +231,9 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
             token = await self.tokens().of(user)
         except VaultError as error:
             if stand_in.may_serve(user, error) and call.has_api_key(kwargs):
-                self._metrics.attempt("api_key", error.code)
-                self.api_key_serves(user, error)
+                if not _was_here_before(kwargs):
+                    self._metrics.attempt("api_key", error.code)
+                    self.api_key_serves(user, error)
                 return None
             logger.warning("a request of user %r was refused: %s", user, error.code)
             raise refusal_for(error, user=user) from None
@@ -261,6 +262,11 @@ class OAuthVaultHook(CustomLogger):  # type: ignore[misc, unused-ignore]
             user,
             error.code,
         )
+
+
+def _was_here_before(attempt: Mapping[str, Any]) -> bool:
+    """/v1/responses comes twice for one attempt: as itself, and as the chat that it becomes."""
+    return isinstance(attempt.get("model_info"), routing.AttemptInfo)
 
 
 def _refuse_to_send_astray(kwargs: Mapping[str, Any], settings: Settings) -> None:
