@@ -29,8 +29,19 @@ from tokens.models import OAuthCredential, Tenant
 from tokens.refresh import spool
 from tokens.tenants import create_tenant, ensure_default_tenant
 
+# Seconds for a test that starts real programs, the first of its module all those that the others
+# use after it: on a busy machine each takes half a minute until it answers.
+_WITH_PROGRAMS = 300
+
 Store = Callable[[Tenant, str, Login], OAuthCredential]
 MakeKey = Callable[..., str]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("system") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_WITH_PROGRAMS))
 
 
 @receiver(post_migrate)
