@@ -12,7 +12,7 @@ from tests.litellm.scripted_vault import Answer, ScriptedVault, problem, token_a
 from tests.litellm.second_provider import SecondProvider
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 API_KEY = "sk-ant-api03-of-the-company"
@@ -98,7 +98,7 @@ def _fresh_record(anthropic: Simulator, proxy: Proxy, scripted: ScriptedVault) -
         send(proxy, "probe")
         return bool(scripted.asked)
 
-    until(is_asked, 20, proxy.output)
+    until(is_asked, 60, proxy.output)
     anthropic.reset_counts()
 
 
