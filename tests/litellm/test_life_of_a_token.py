@@ -343,13 +343,15 @@ def team(
 def test_half_an_hour_of_tokens_that_live_for_75_seconds_and_not_one_client_error(
     team: Team, anthropic: Simulator, clock: Clock
 ) -> None:
-    anthropic.access_token_lifetime = 75
     users = [team.has(f"short-{name}", expires_in=75) for name in "ab"]
-    for step in range(120):
-        clock.advance(15)
-        user, way = users[step % 2], WAYS[step // 2 % 6]
-        assert team.hears(user, *way) == f"Hello from {user}"
-    anthropic.access_token_lifetime = 28_800
+    usual, anthropic.access_token_lifetime = anthropic.access_token_lifetime, 75
+    try:
+        for step in range(120):
+            clock.advance(15)
+            user, way = users[step % 2], WAYS[step // 2 % 6]
+            assert team.hears(user, *way) == f"Hello from {user}"
+    finally:
+        anthropic.access_token_lifetime = usual
     for user in users:
         assert anthropic.refreshes_of(user) >= 20
         assert anthropic.counts_of(user).reuse == 0

@@ -170,9 +170,7 @@ def in_between(
 # --- Killed anywhere -------------------------------------------------------------------------
 
 
-@hypothesis.settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["new kek", "kek", "data key"]), st.integers(0, 60)),
