@@ -262,7 +262,7 @@ def test_no_api_key_gets_round_anthropics_429(
 ) -> None:
     token = anthropic.new_login(user).access_token
     scripted.answers(*handed_out(token, path), AWAY)
-    anthropic.fault("rate_limited", on="messages", times=None)
+    anthropic.fault("rate_limited", on="messages", times=None, retry_after=0)
     for _ in range(2):
         assert send(proxy, user, path).status_code == 429
     assert set(credentials(anthropic)) == {f"Bearer {token}"}

@@ -198,6 +198,11 @@ def somebody_new(vault: Vault, team_key: str, anthropic: Simulator) -> str:
     return f"sk-test-{name}"
 
 
+def at_once(fault: str) -> dict[str, Any]:
+    """LiteLLM waits as long as a 429 says before it tries again."""
+    return {"retry_after": 0} if fault == "rate_limited" else {}
+
+
 def came_to_anthropic(anthropic: Simulator) -> list[Any]:
     return [one for one in anthropic.requests if one.path == "/v1/messages"]
 
@@ -304,7 +309,7 @@ def test_a_fallback_to_another_provider_leaves_the_token_behind(
 ) -> None:
     key = somebody_new(vault, team_key, anthropic)
     for path in WAYS_IN:
-        anthropic.fault(fault, on="messages", times=None)
+        anthropic.fault(fault, on="messages", times=None, **at_once(fault))
         team.post(path, key, asked(path, "falls-to-other"))
         assert came_to_anthropic(anthropic)
         assert second.received
@@ -644,7 +649,7 @@ def test_no_answer_holds_a_token_whatever_upstream_does(
     team: Proxy, anthropic: Simulator, vault: Vault, team_key: str, fault: str
 ) -> None:
     key = somebody_new(vault, team_key, anthropic)
-    anthropic.fault(fault, on="messages", times=None)
+    anthropic.fault(fault, on="messages", times=None, **at_once(fault))
     for path in WAYS_IN:
         for stream in (False, True):
             try:
