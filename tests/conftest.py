@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -29,8 +30,28 @@ from tokens.models import OAuthCredential, Tenant
 from tokens.refresh import spool
 from tokens.tenants import create_tenant, ensure_default_tenant
 
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "unhurried",
+    parent=hypothesis.settings.default,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("unhurried")
+
+# Seconds for a test that starts real programs, the first of its module all those that the others
+# use after it: on a busy machine each takes half a minute until it answers.
+_WITH_PROGRAMS = 300
+
 Store = Callable[[Tenant, str, Login], OAuthCredential]
 MakeKey = Callable[..., str]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("system") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_WITH_PROGRAMS))
 
 
 @receiver(post_migrate)

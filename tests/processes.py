@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 from psycopg import sql
 
 from oauthvault.env import child_environment
+from tests.ports import free_port
 from tests.servers import as_role
 
 _OURS = ("CLAUDE_", "OAUTHVAULT_", "DATABASE_", "REDIS_", "DJANGO_", "TESTS_")
@@ -101,19 +101,6 @@ def process_groups(ancestor: int) -> list[int]:
     return sorted(groups - {os.getpgid(ancestor)})
 
 
-def free_port() -> int:
-    """A free port below the range that the system hands out to clients."""
-    for _ in range(200):
-        port = 10_000 + secrets.randbelow(20_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no free port was found")
-
-
 @contextmanager
 def web_processes(folder: Path, count: int = 1, **variables: str) -> Iterator[list[str]]:
     """Initialise a vault and serve it by ``count`` processes; yields their addresses.
@@ -148,7 +135,7 @@ def _served(log_path: Path, variables: dict[str, str]) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -156,7 +143,7 @@ def _served(log_path: Path, variables: dict[str, str]) -> Iterator[str]:
 
 
 def _wait_until_alive(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + 120
     while time.monotonic() < ends:
         assert process.poll() is None, log.read_text()
         try:

@@ -11,12 +11,10 @@ import fcntl
 import json
 import os
 import pwd
-import random
 import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,12 +32,13 @@ import redis
 from psycopg import sql
 
 from oauthvault.tether import Tethered
+from tests.ports import free_port
 
 _PREFIX = "oauthvault-servers-"
 # What a note is called that one of the servers is to be away, for as long as it lies there.
 _AWAY = ".away"
-_START_WITHIN = 60.0
-_STOP_WITHIN = 20.0
+_START_WITHIN = 120.0
+_STOP_WITHIN = 40.0
 
 _POSTGRESQL_PLACES = (
     "/usr/lib/postgresql/*/bin",
@@ -330,7 +329,7 @@ def _serve(
 ) -> tuple[str, _Kept]:
     """Start the server on a free port, another one if somebody was quicker; its address."""
     for _ in range(3):
-        port = _free_port()
+        port = free_port()
         url = address(port)
 
         def start(port: int = port) -> subprocess.Popen[bytes]:
@@ -430,16 +429,6 @@ def _give_away(path: Path) -> None:
     user = _user()
     if user is not None:
         os.chown(path, user.pw_uid, user.pw_gid)
-
-
-def _free_port() -> int:
-    """A port nobody listens on, below those that the system gives to outgoing connections."""
-    for _ in range(200):
-        port = random.randint(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise NotStarted("no free port between 20000 and 32000")
 
 
 def _until(holds: Callable[[], bool], seconds: float) -> None:

@@ -93,7 +93,7 @@ def test_the_deployment_check_names_what_weakens_it(
      "/admin/nothing/", "/nothing", "/static/unfold/css/styles.css", "/static/nothing", "/livez"],
 )  # fmt: skip
 def test_every_answer_says_what_a_browser_may_do_with_it(served: Served, path: str) -> None:
-    headers = httpx.get(served.address + path).headers
+    headers = httpx.get(served.address + path, timeout=60).headers
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
@@ -187,12 +187,16 @@ def test_no_answer_tells_what_the_server_is_made_of(served: Served, request_line
 
 def test_a_strange_host_is_refused_before_anybody_looks_at_the_key(served: Served) -> None:
     answer = httpx.get(
-        f"{served.address}/auth/claude/status", headers=served.key | {"Host": "evil.example"}
+        f"{served.address}/auth/claude/status",
+        headers=served.key | {"Host": "evil.example"},
+        timeout=60,
     )
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
     for host in ("vault.example", "127.0.0.1", "localhost"):
         answer = httpx.get(
-            f"{served.address}/auth/claude/status", headers=served.key | {"Host": host}
+            f"{served.address}/auth/claude/status",
+            headers=served.key | {"Host": host},
+            timeout=60,
         )
         assert answer.status_code == 200
 
@@ -251,7 +255,10 @@ def test_whoever_never_finishes_a_body_takes_no_token_from_the_others(served: Se
         "PUT /auth/claude/token HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
         f"Authorization: Bearer {SERVICE_KEY}\r\n\r\n"
     ).encode()
-    with ExitStack() as slow, httpx.Client(base_url=served.address, headers=served.key) as client:
+    with (
+        ExitStack() as slow,
+        httpx.Client(base_url=served.address, headers=served.key, timeout=60) as client,
+    ):
         lines = []
         for _ in range(3 * THREADS):
             line = slow.enter_context(socket.create_connection((where.hostname, where.port)))
@@ -261,7 +268,7 @@ def test_whoever_never_finishes_a_body_takes_no_token_from_the_others(served: Se
             assert client.get("/auth/claude/status", timeout=30).status_code == 200
         refused = client.put("/auth/claude/token", json={}, timeout=30)
         assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
-    with httpx.Client(base_url=served.address, headers=served.key) as client:
+    with httpx.Client(base_url=served.address, headers=served.key, timeout=60) as client:
         answers = iter(lambda: client.put("/auth/claude/token", json={}).status_code, None)
         assert next(status for status in answers if status != 503) == 422
 

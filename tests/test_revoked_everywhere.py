@@ -33,7 +33,9 @@ def test_two_processes_refuse_a_key_with_the_next_request_after_its_revocation(
         def statuses(shown: str) -> list[int]:
             return [
                 httpx.get(
-                    f"{address}/auth/claude/status", headers={"Authorization": f"Bearer {shown}"}
+                    f"{address}/auth/claude/status",
+                    headers={"Authorization": f"Bearer {shown}"},
+                    timeout=60,
                 ).status_code
                 for address in addresses
                 for _ in range(2)

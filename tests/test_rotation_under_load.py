@@ -13,7 +13,7 @@ import pytest
 from tests.processes import database_url, oauthvault, own_stores, web_processes
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.postgres_too, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.postgres_too]
 
 SERVICE_KEY = "ovs_" + "k" * 43
 PEOPLE = ("alice", "bob", "carla", "dora")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def sim() -> Iterator[Simulator]:
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    with httpx.Client(timeout=5, limits=limits, trust_env=False, verify=False) as client:
+    with httpx.Client(timeout=60, limits=limits, trust_env=False, verify=False) as client:
         yield client
 
 
@@ -102,7 +103,7 @@ class TestRefresh:
         start = threading.Barrier(50)
 
         def present(_: int) -> int:
-            start.wait(10)
+            start.wait(60)
             return refresh(http, sim, login.refresh_token).status_code
 
         with ThreadPoolExecutor(50) as pool:
@@ -386,17 +387,17 @@ class TestFaults:
     ) -> None:
         login = sim.new_login("alice")
         sim.fault("hang", seconds=30)
-        http.timeout = httpx.Timeout(0.1)
+        http.timeout = httpx.Timeout(60, read=0.1)
         with pytest.raises(httpx.ReadTimeout):
             refresh(http, sim, login.refresh_token)
 
     def test_a_trickle_defeats_a_timeout_per_read(self, sim: Simulator, http: httpx.Client) -> None:
-        sim.fault("trickle", seconds=0.25)
-        http.timeout = httpx.Timeout(0.2)
+        sim.fault("trickle", seconds=1.5)
+        http.timeout = httpx.Timeout(60, read=1)
         begun = time.monotonic()
         answer = refresh(http, sim, sim.new_login().refresh_token)
         assert answer.json()["access_token"]
-        assert time.monotonic() - begun >= 0.25
+        assert time.monotonic() - begun >= 1.5
 
     def test_an_answer_can_be_cut_short(self, sim: Simulator, http: httpx.Client) -> None:
         login = sim.new_login("alice")
@@ -457,7 +458,7 @@ class TestFaults:
 
     def test_a_reset_reaches_the_client_as_one(self, sim: Simulator) -> None:
         sim.fault("close_before_reading")
-        with socket.create_connection((sim.host, sim.port), timeout=5) as connection:
+        with socket.create_connection((sim.host, sim.port), timeout=60) as connection:
             connection.sendall(b"POST /v1/oauth/token HTTP/1.1\r\nHost: simulator\r\n")
             with pytest.raises(ConnectionResetError):
                 connection.recv(1)
@@ -467,7 +468,7 @@ class TestServer:
     def test_two_hundred_connections_at_once(self, sim: Simulator) -> None:
         address = (sim.host, sim.port)
         lines = b"GET /_control/counts HTTP/1.1\r\nHost: simulator\r\n\r\n"
-        connections = [socket.create_connection(address, timeout=10) for _ in range(200)]
+        connections = [socket.create_connection(address, timeout=60) for _ in range(200)]
         try:
             for _ in range(2):  # the second time on a kept connection
                 for connection in connections:
@@ -479,16 +480,44 @@ class TestServer:
                 connection.close()
 
     def test_closing_does_not_wait_for_who_hangs(self, http: httpx.Client) -> None:
+        before = set(threading.enumerate())
         with Simulator() as sim, ThreadPoolExecutor(1) as pool:
-            sim.fault("hang", seconds=60)
+            sim.fault("hang", seconds=600)
             hanging = pool.submit(refresh, http, sim, None)
             while sim.counts.faults == 0:
                 time.sleep(0.005)
-            begun = time.monotonic()
             sim.close()
-            assert time.monotonic() - begun < 2
+            left = set(threading.enumerate()) - before
+            assert "simulator" not in {thread.name for thread in left}
             with pytest.raises(httpx.TransportError):
-                hanging.result(5)
+                hanging.result(60)
+
+    def test_an_answer_is_kept_back_until_it_is_let_go_or_the_block_ends(
+        self, sim: Simulator, http: httpx.Client
+    ) -> None:
+        logins = [sim.new_login(user) for user in ("alice", "bob")]
+        with ThreadPoolExecutor(1) as pool:
+            for login, lets_go in zip(logins, (True, False), strict=True):
+                with sim.holding():
+                    held = pool.submit(refresh, http, sim, login.refresh_token)
+                    while sim.refreshes_of(login.user) == 0:
+                        time.sleep(0.005)
+                    with pytest.raises(TimeoutError):
+                        held.result(0.1)
+                    if lets_go:
+                        sim.let_go()
+                        assert held.result(60).status_code == 200
+                assert held.result(60).status_code == 200
+
+    def test_closing_lets_go_of_what_is_kept_back(self, http: httpx.Client) -> None:
+        with Simulator() as sim, ThreadPoolExecutor(1) as pool:
+            RemoteSimulator(sim.url).perform("hold")
+            held = pool.submit(refresh, http, sim, sim.new_login("alice").refresh_token)
+            while sim.refreshes_of("alice") == 0:
+                time.sleep(0.005)
+            sim.close()
+            with suppress(httpx.TransportError):
+                held.result(60)
 
     def test_the_record_shows_what_arrived_and_hides_it_from_logs(
         self, sim: Simulator, http: httpx.Client, capfd: pytest.CaptureFixture[str]

@@ -60,6 +60,9 @@ signal.signal(signal.SIGTERM, save)
 me.with_suffix(".listens").touch()
 while True: signal.pause()
 """
+SAVES_WHEN_TOLD = SAVES.replace(
+    "time.sleep(1)", "while not me.with_suffix('.go').exists(): time.sleep(0.02)"
+)
 HAS_A_CHILD = """
 child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"])
 me.with_suffix(".child").write_text(str(child.pid))
@@ -126,7 +129,7 @@ def grow(tmp_path: Path) -> Iterator[Callable[..., Tree]]:
                 os.killpg(group, signal.SIGKILL)
 
 
-def until(holds: Callable[[], bool], seconds: float = 15.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -144,8 +147,9 @@ def test_a_signal_ends_the_whole_tree_within_ten_seconds(
 
     tree.process.send_signal(number)
 
+    # What does not end by itself would be killed after twenty, and the status be 1.
     assert tree.process.wait(timeout=10) == 0
-    until(tree.nothing_is_left, 2)
+    until(tree.nothing_is_left)
 
 
 def test_kill_9_on_the_supervisor_leaves_no_process(grow: Callable[..., Tree]) -> None:
@@ -156,7 +160,7 @@ def test_kill_9_on_the_supervisor_leaves_no_process(grow: Callable[..., Tree]) -
 
     tree.process.kill()
 
-    until(tree.nothing_is_left, 10)
+    until(tree.nothing_is_left)
 
 
 def test_a_program_that_saves_is_waited_for(grow: Callable[..., Tree]) -> None:
@@ -168,7 +172,7 @@ def test_a_program_that_saves_is_waited_for(grow: Callable[..., Tree]) -> None:
     tree.process.terminate()  # Asking again must not hurry it,
     tree.process.send_signal(signal.SIGINT)  # nor must Ctrl-C.
 
-    assert tree.process.wait(timeout=10) == 0
+    assert tree.process.wait(timeout=60) == 0
     assert (tree.directory / "worker.saved").read_text() == "saved\n"
 
 
@@ -178,7 +182,7 @@ def test_a_program_may_save_after_kill_9_on_the_supervisor(grow: Callable[..., T
 
     tree.process.kill()
 
-    until(tree.nothing_is_left, 10)
+    until(tree.nothing_is_left)
     assert (tree.directory / "worker.saved").read_text() == "saved\n"
     assert "worker | saved" in tree.output()
 
@@ -189,9 +193,9 @@ def test_a_program_that_will_not_end_is_killed_after_the_grace(grow: Callable[..
 
     tree.process.terminate()
 
-    assert tree.process.wait(timeout=10) == 1
+    assert tree.process.wait(timeout=60) == 1
     assert "worker did not end within 1 s and is killed" in tree.output()
-    until(tree.nothing_is_left, 2)
+    until(tree.nothing_is_left)
 
 
 def test_kill_9_on_the_supervisor_ends_a_deaf_program_too(grow: Callable[..., Tree]) -> None:
@@ -200,7 +204,7 @@ def test_kill_9_on_the_supervisor_ends_a_deaf_program_too(grow: Callable[..., Tr
 
     tree.process.kill()
 
-    until(tree.nothing_is_left, 10)
+    until(tree.nothing_is_left)
 
 
 def test_a_crashed_program_is_started_again_and_its_neighbours_stay(
@@ -244,15 +248,15 @@ def test_a_program_whose_watcher_is_killed_is_cleared_away_and_started_again(
 def test_a_program_that_keeps_dying_ends_the_tree(grow: Callable[..., Tree]) -> None:
     tree = grow(web=STAYS, worker=CRASHES)
 
-    assert tree.process.wait(timeout=60) == 1
+    assert tree.process.wait(timeout=100) == 1
 
     assert len(tree.pids("worker")) == 5
     assert "worker ended 5 times within a minute (with status 3)" in tree.output()
-    until(tree.nothing_is_left, 2)
+    until(tree.nothing_is_left)
 
 
 def test_a_lock_is_held_until_the_last_program_has_ended(grow: Callable[..., Tree]) -> None:
-    tree = grow(worker=SAVES)
+    tree = grow(worker=SAVES_WHEN_TOLD)
     until(lambda: tree.exists("worker.listens"))
 
     tree.process.kill()
@@ -261,6 +265,7 @@ def test_a_lock_is_held_until_the_last_program_has_ended(grow: Callable[..., Tre
     with (tree.directory / "lock").open() as lock:
         with pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (tree.directory / "worker.go").touch()
         fcntl.flock(lock, fcntl.LOCK_EX)
     assert tree.exists("worker.saved")
 
@@ -287,7 +292,7 @@ assert tree.stopping.is_set()
 sys.exit(status)
 """
     done = subprocess.run(
-        [sys.executable, "-c", driver, str(log)], capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", driver, str(log)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     assert "'WORD': 'own'" in log.read_text()

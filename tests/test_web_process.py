@@ -49,15 +49,18 @@ def test_a_hundred_callers_at_expiry_cause_one_refresh_and_all_have_the_new_toke
     authorization = {"Authorization": f"Bearer {SERVICE_KEY}"}
     login = upstream.new_login("default", expires_in=-60)
     stored = httpx.put(
-        f"{addresses[0]}/auth/claude/token", headers=authorization, json=login.credentials_file()
+        f"{addresses[0]}/auth/claude/token",
+        headers=authorization,
+        json=login.credentials_file(),
+        timeout=60,
     )
     assert stored.status_code == 201, stored.text
 
     def fetch(number: int) -> str:
-        """What a caller does who follows Retry-After, for half a minute at most."""
+        """What a caller does who follows Retry-After, for a minute and a half at most."""
         address = addresses[number % len(addresses)]
-        ends = time.monotonic() + 30
-        with httpx.Client(headers=authorization, timeout=30) as client:
+        ends = time.monotonic() + 90
+        with httpx.Client(headers=authorization, timeout=90) as client:
             while True:
                 answer = client.get(f"{address}/auth/claude/token")
                 if answer.status_code == 200:
@@ -86,8 +89,8 @@ def test_a_web_process_that_is_stopped_saves_the_refresh_it_has_under_way(
     login = upstream.new_login("default", expires_in=-60)
     with web_processes(tmp_path, 1, **variables) as (address,):
         token = f"{address}/auth/claude/token"
-        httpx.put(token, headers=authorization, json=login.credentials_file())
-        answer = httpx.get(token, headers=authorization | {"Prefer": "wait=0"})
+        httpx.put(token, headers=authorization, json=login.credentials_file(), timeout=60)
+        answer = httpx.get(token, headers=authorization | {"Prefer": "wait=0"}, timeout=60)
         assert answer.json()["code"] == "refresh_in_progress"
     status = oauthvault("status", "--tenant", "default", "--user", "default", "--json", **variables)
     assert json.loads(status.stdout)["refresh_count"] == 1, status.stdout

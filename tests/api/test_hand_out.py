@@ -154,11 +154,9 @@ def test_a_broker_that_is_away_fails_and_slows_no_hand_out(
     with _deaf_port() as port:
         monkeypatch.setattr(ahead, "app", _app_with_broker(f"redis://127.0.0.1:{port}/0"))
         store(acme, "alice", upstream.new_login("alice", expires_in=60))
-        token(ask, acme_key, "nobody")
-        began = time.monotonic()
         assert token(ask, acme_key).status == 200
-        assert time.monotonic() - began < 0.4
-        ahead.wait_until_published()
+        assert ahead._waiting.unfinished_tasks == 1, "answered while the broker was asked"
+    ahead.wait_until_published()
     assert "could not be published" in caplog.text
 
 
@@ -182,20 +180,27 @@ def test_half_of_the_threads_wait_and_the_others_are_free(
     living = upstream.new_login("bob")
     store(acme, "alice", upstream.new_login("alice", expires_in=-5))
     store(acme, "bob", living)
-    upstream.latency_ms = 2500
+    answers: list[Answer] = []
     others: list[Answer] = []
 
+    def alice_once() -> Answer:
+        answers.append(token(ask, acme_key))
+        return answers[-1]
+
     def bob_meanwhile() -> None:
+        """When all places are taken: those who got none have been told so."""
         try:
-            while upstream.counts.token_calls == 0 and flight._begun == set():
+            while len(answers) < 4:
                 time.sleep(0.02)
             others.append(token(ask, acme_key, "bob"))
         finally:
+            upstream.let_go()
             connection.close()
 
     bob = threading.Thread(target=bob_meanwhile)
-    bob.start()
-    answers = in_threads(places + 4, lambda: token(ask, acme_key))
+    with upstream.holding():
+        bob.start()
+        in_threads(places + 4, alice_once)
     bob.join()
     turned_away = [answer for answer in answers if answer.status == 503]
     assert [answer.status for answer in answers].count(200) == places
@@ -211,11 +216,11 @@ def test_a_caller_waits_no_longer_than_it_prefers_and_the_refresh_goes_on(
     ask: Caller, acme: Tenant, acme_key: str, store: Store, upstream: Simulator
 ) -> None:
     store(acme, "alice", upstream.new_login("alice", expires_in=-5))
-    upstream.latency_ms = 1000
-    for prefer in ("wait=0", 'respond-async, wait="0"'):
-        answer = token(ask, acme_key, headers={"Prefer": prefer})
-        assert (answer.status, answer.code) == (503, "refresh_in_progress")
-        assert answer.headers["Retry-After"] in ("1", "2")
+    with upstream.holding():
+        for prefer in ("wait=0", 'respond-async, wait="0"'):
+            answer = token(ask, acme_key, headers={"Prefer": prefer})
+            assert (answer.status, answer.code) == (503, "refresh_in_progress")
+            assert answer.headers["Retry-After"] in ("1", "2")
     assert token(ask, acme_key, headers={"Prefer": "wait=nonsense"}).json["generation"] == 2
     assert upstream.counts.refreshed == 1
 
@@ -397,14 +402,19 @@ def announced(expired: OAuthCredential) -> str:
     if not outside.has_redis():
         pytest.skip("needs Redis, which the PostgreSQL pass has")
     name = f"oauthvault:{epoch.vault_id()}:claiming:{expired.pk}:{expired.generation}"
-    outside.in_redis("SET", name, "1", "PX", 500)
+    outside.in_redis("SET", name, "1")
     return name
 
 
 @pytest.mark.usefixtures("announced")
 def test_who_asks_while_another_process_is_about_to_claim_waits_for_its_refresh(
-    ask: Caller, acme_key: str, expired: OAuthCredential, upstream: Simulator
+    ask: Caller,
+    acme_key: str,
+    expired: OAuthCredential,
+    upstream: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(flight, "_A_MOMENT", 5.0)
     upstream.latency_ms = 200
     answers: list[Answer] = []
 
@@ -495,7 +505,8 @@ def test_a_revocation_tells_upstream_and_says_what_it_answered(
 def _app_with_broker(url: str) -> Celery:
     other = Celery("other", broker=url, set_as_current=False)
     other.conf.broker_transport_options = {
-        "socket_timeout": 0.6,
+        # Longer than a test may take: the port is closed before that.
+        "socket_timeout": 600,
         "retry_on_timeout": False,
         "max_retries": 0,
     }

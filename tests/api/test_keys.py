@@ -139,7 +139,7 @@ def test_the_last_use_of_a_key_is_written_behind_the_requests(ask: Caller, acme_
     usage.write()
     row.refresh_from_db()
     assert row.last_used_at is not None
-    assert abs(row.last_used_at - time.time()) < 5
+    assert abs(row.last_used_at - time.time()) < 30
     ask("GET", "status", key=acme_key, user="alice")
     assert not usage._used, "written a moment ago: not again within the minute"
 
@@ -324,7 +324,7 @@ def test_the_command_prints_the_new_key_once(acme: Tenant, make_key: MakeKey) ->
     text = make_key(acme)
     made = json.loads(run("rotate_key", text[:12], "--overlap", "30m", "--json"))
     assert made["in_place_of"]["prefix"] == text[:12]
-    assert abs(made["in_place_of"]["expires_at"] - (time.time() + 1800)) < 5
+    assert abs(made["in_place_of"]["expires_at"] - (time.time() + 1800)) < 60
     new = find_key(made["key"])
     assert new is not None
     assert made["key"][4:] not in run("list_keys", "--json")

@@ -2,9 +2,7 @@
 
 import json
 import os
-import random
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tests.simulator import Controls
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +62,7 @@ class Process:
         def ready() -> bool:
             assert self.process.poll() is None, self.output()
             try:
-                return httpx.get(self.url + path, timeout=5).is_success
+                return httpx.get(self.url + path, timeout=30).is_success
             except httpx.HTTPError:
                 return False
 
@@ -103,7 +102,7 @@ class Vault(Process):
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -124,6 +123,7 @@ class Vault(Process):
                 "refreshToken": login.refresh_token,
                 "expiresAt": login.expires_at,
             },
+            timeout=60,
         )
         assert answer.status_code in (200, 201), answer.text
 
@@ -131,6 +131,7 @@ class Vault(Process):
         answer = httpx.get(
             f"{self.url}/auth/claude/status",
             headers={"Authorization": f"Bearer {key}", "X-OAuthVault-User": user},
+            timeout=60,
         )
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -189,7 +190,7 @@ def hello(model: str) -> dict[str, Any]:
 
 
 @contextmanager
-def running(process: Process, ready: str, *, within: float = 90.0) -> Iterator[Any]:
+def running(process: Process, ready: str, *, within: float = 240.0) -> Iterator[Any]:
     try:
         process.wait_until_ready(ready, within)
         yield process
@@ -202,16 +203,3 @@ def until(holds: Callable[[], bool], seconds: float, say: Callable[[], str] = la
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds} s\n{say()}"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    """Below the range from which the kernel gives ports to clients."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port

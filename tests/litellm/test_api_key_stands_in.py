@@ -12,7 +12,7 @@ from tests.litellm.scripted_vault import Answer, ScriptedVault, problem, token_a
 from tests.litellm.second_provider import SecondProvider
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 API_KEY = "sk-ant-api03-of-the-company"
@@ -98,7 +98,7 @@ def _fresh_record(anthropic: Simulator, proxy: Proxy, scripted: ScriptedVault) -
         send(proxy, "probe")
         return bool(scripted.asked)
 
-    until(is_asked, 20, proxy.output)
+    until(is_asked, 60, proxy.output)
     anthropic.reset_counts()
 
 
@@ -262,7 +262,7 @@ def test_no_api_key_gets_round_anthropics_429(
 ) -> None:
     token = anthropic.new_login(user).access_token
     scripted.answers(*handed_out(token, path), AWAY)
-    anthropic.fault("rate_limited", on="messages", times=None)
+    anthropic.fault("rate_limited", on="messages", times=None, retry_after=0)
     for _ in range(2):
         assert send(proxy, user, path).status_code == 429
     assert set(credentials(anthropic)) == {f"Bearer {token}"}

@@ -10,7 +10,7 @@ import pytest
 from tests.litellm.processes import Proxy, Vault, require_litellm, running
 from tests.simulator import Login, Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 
@@ -103,6 +103,7 @@ def settings_in(vault: Vault, key: str, user: str) -> Any:
     answer = httpx.get(
         f"{vault.url}/auth/claude/settings",
         headers={"Authorization": f"Bearer {key}", "X-OAuthVault-User": user},
+        timeout=60,
     )
     assert answer.status_code == 200, answer.text
     return answer.json()

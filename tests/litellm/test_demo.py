@@ -81,7 +81,7 @@ def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
     for each in demos:
         each.process.kill()
         each.process.wait()
-        until(each.nothing_is_left, 60)
+        until(each.nothing_is_left, 120)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def port_8000() -> Iterator[None]:
 
 
 @pytest.mark.system
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_story_comes_true_and_nothing_is_left_of_it(
     demo: Callable[..., Demo], port_8000: None
 ) -> None:
@@ -126,7 +126,7 @@ def test_the_story_comes_true_and_nothing_is_left_of_it(
 
 
 @pytest.mark.system
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_however_it_ends_no_process_is_left(
     demo: Callable[..., Demo], number: signal.Signals
@@ -135,23 +135,23 @@ def test_however_it_ends_no_process_is_left(
     running.wait_until_all_is_up()
 
     running.process.send_signal(number)
-    status = running.process.wait(timeout=60)
+    status = running.process.wait(timeout=120)
 
-    until(running.nothing_is_left, 60, running.output)
+    until(running.nothing_is_left, 120, running.output)
     if number == signal.SIGINT:
         assert status == 0, running.output()
         assert not running.its_folders()
 
 
 @pytest.mark.system
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(300)
 def test_it_can_be_ended_before_it_began(demo: Callable[..., Demo]) -> None:
     begun = demo("--once")
-    until(lambda: "Making a vault" in begun.output(), 60, begun.output)
+    until(lambda: "Making a vault" in begun.output(), 120, begun.output)
 
     begun.process.send_signal(signal.SIGTERM)
 
-    assert begun.process.wait(timeout=60) == 1
+    assert begun.process.wait(timeout=120) == 1
     assert "Traceback" not in begun.output()
 
 

@@ -552,7 +552,7 @@ def doctor(file: Path, vault: Vault, key: str) -> tuple[int, dict[str, Any]]:
         env={"PATH": os.environ["PATH"], "OAUTHVAULT_URL": vault.url,
              "OAUTHVAULT_SERVICE_KEY": key, "MY_MASTER_KEY": MASTER_KEY,
              "ANTHROPIC_MIGRATION_KEY": "sk-ant-api03-canary", "DATABASE_URL": "canary"},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.stderr == ""
     assert key not in done.stdout
@@ -613,7 +613,7 @@ def test_the_doctor_runs_where_litellm_is_not(config: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "oauthvault_litellm", "doctor", "--config", str(config)],
         env={"PYTHONPATH": str(Path(proxy.__file__).parents[2]), "MY_MASTER_KEY": MASTER_KEY},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout.startswith("wrong   litellm       is not installed here")

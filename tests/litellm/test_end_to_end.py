@@ -24,7 +24,7 @@ from tests.litellm.processes import (
 )
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 OAUTH_BETA = "oauth-2025-04-20"
@@ -267,7 +267,7 @@ def test_the_openai_sdk_as_in_the_document(proxy: Proxy, anthropic: Simulator) -
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -332,7 +332,7 @@ def test_a_token_that_dies_in_mid_life_costs_the_client_nothing(
         return proxy.chat(MASTER_KEY, stream=stream)
 
     # The vault allows one forced refresh of a credential in ten seconds.
-    until(lambda: asked().status_code == 200, 15)
+    until(lambda: asked().status_code == 200, 60)
     seen = [one.status for one in arrived(anthropic)]
     assert seen[-1] == 200
     assert 401 in seen
@@ -505,7 +505,7 @@ def test_what_befalls_alice_does_not_reach_bob(
 
 
 def _at_once(fault: str) -> dict[str, Any]:
-    return {"retry_after": 1} if fault == "rate_limited" else {}
+    return {"retry_after": 0} if fault == "rate_limited" else {}
 
 
 # Both ways of paying at once: the document's migration path

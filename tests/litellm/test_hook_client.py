@@ -240,7 +240,7 @@ async def in_vain(client: VaultClient, times: int = 1) -> VaultUnreachable:
 
 
 def test_a_question_ends_although_the_answer_does_not_come(vault: ScriptedVault) -> None:
-    vault.answers(token_answer(after=1))
+    vault.answers(token_answer(after=30))
     error = ask(vault.url, in_vain, question_seconds=0.1)
     assert "0.1 s" in error.detail
     assert error.retry_after == 2

@@ -175,7 +175,7 @@ def workers(anthropic: Simulator, tmp_path_factory: pytest.TempPathFactory) -> I
             OAUTHVAULT_SERVICE_KEY=key,
             PROMETHEUS_MULTIPROC_DIR=str(counts),
         )
-        with running(proxy, "/health/liveliness", within=240):
+        with running(proxy, "/health/liveliness"):
             team = Team(vault, key, proxy, anthropic)
             for user in USERS:
                 team.has(user)
@@ -336,20 +336,22 @@ def team(
             OAUTHVAULT_SERVICE_KEY=key,
             **clock.environment,
         )
-        with running(proxy, "/health/liveliness", within=240):
+        with running(proxy, "/health/liveliness"):
             yield Team(vault, key, proxy, anthropic)
 
 
 def test_half_an_hour_of_tokens_that_live_for_75_seconds_and_not_one_client_error(
     team: Team, anthropic: Simulator, clock: Clock
 ) -> None:
-    anthropic.access_token_lifetime = 75
     users = [team.has(f"short-{name}", expires_in=75) for name in "ab"]
-    for step in range(120):
-        clock.advance(15)
-        user, way = users[step % 2], WAYS[step // 2 % 6]
-        assert team.hears(user, *way) == f"Hello from {user}"
-    anthropic.access_token_lifetime = 28_800
+    usual, anthropic.access_token_lifetime = anthropic.access_token_lifetime, 75
+    try:
+        for step in range(120):
+            clock.advance(15)
+            user, way = users[step % 2], WAYS[step // 2 % 6]
+            assert team.hears(user, *way) == f"Hello from {user}"
+    finally:
+        anthropic.access_token_lifetime = usual
     for user in users:
         assert anthropic.refreshes_of(user) >= 20
         assert anthropic.counts_of(user).reuse == 0
@@ -389,7 +391,7 @@ def test_a_vault_that_is_away_is_missed_only_by_those_without_a_token(team: Team
         team.vault.start()
         team.vault.wait_until_ready("/auth/claude/health")
 
-    until(lambda: team.ask(bob).status_code == 200, 30, team.proxy.output)
+    until(lambda: team.ask(bob).status_code == 200, 90, team.proxy.output)
     assert team.hears(bob) == "Hello from newcomer"
     assert team.hears(keeper) == "Hello from keeper"
     log = team.proxy.output()
@@ -405,7 +407,7 @@ def test_a_revocation_counts_as_soon_as_the_vault_can_tell_of_it(team: Team) -> 
     user = team.has("leaver")
     assert team.hears(user) == "Hello from leaver"
     team.vault.run("revoke", "--tenant", "acme", "--user", user)
-    until(lambda: team.ask(user).status_code != 200, 10)
+    until(lambda: team.ask(user).status_code != 200, 60)
     assert "was revoked" in team.ask(user).text
 
 

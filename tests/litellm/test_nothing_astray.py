@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.litellm.processes import HERE, Proxy, Vault, hello, require_litellm, running
+from tests.litellm.processes import HERE, Proxy, Vault, hello, require_litellm, running, until
 from tests.litellm.second_provider import SAYS, SecondProvider
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 API_KEY = "sk-ant-api03-of-the-company"
@@ -198,6 +198,11 @@ def somebody_new(vault: Vault, team_key: str, anthropic: Simulator) -> str:
     return f"sk-test-{name}"
 
 
+def at_once(fault: str) -> dict[str, Any]:
+    """LiteLLM waits as long as a 429 says before it tries again."""
+    return {"retry_after": 0} if fault == "rate_limited" else {}
+
+
 def came_to_anthropic(anthropic: Simulator) -> list[Any]:
     return [one for one in anthropic.requests if one.path == "/v1/messages"]
 
@@ -277,9 +282,15 @@ def test_no_token_goes_to_another_provider_not_even_for_claude(
 def test_in_a_group_of_two_providers_each_gets_its_own(
     team: Proxy, anthropic: Simulator, second: SecondProvider
 ) -> None:
-    for _ in range(12):
-        said = team.chat(ALICE, "mixed").json()["choices"][0]["message"]["content"]
-        assert said in ("Hello from alice", SAYS)
+    heard = set()
+
+    def both_were_heard() -> bool:
+        """LiteLLM draws one of the two by chance."""
+        heard.add(team.chat(ALICE, "mixed").json()["choices"][0]["message"]["content"])
+        return heard >= {"Hello from alice", SAYS}
+
+    until(both_were_heard, 60)
+    assert heard == {"Hello from alice", SAYS}
     assert second.received
     assert came_to_anthropic(anthropic)
 
@@ -298,7 +309,7 @@ def test_a_fallback_to_another_provider_leaves_the_token_behind(
 ) -> None:
     key = somebody_new(vault, team_key, anthropic)
     for path in WAYS_IN:
-        anthropic.fault(fault, on="messages", times=None)
+        anthropic.fault(fault, on="messages", times=None, **at_once(fault))
         team.post(path, key, asked(path, "falls-to-other"))
         assert came_to_anthropic(anthropic)
         assert second.received
@@ -638,7 +649,7 @@ def test_no_answer_holds_a_token_whatever_upstream_does(
     team: Proxy, anthropic: Simulator, vault: Vault, team_key: str, fault: str
 ) -> None:
     key = somebody_new(vault, team_key, anthropic)
-    anthropic.fault(fault, on="messages", times=None)
+    anthropic.fault(fault, on="messages", times=None, **at_once(fault))
     for path in WAYS_IN:
         for stream in (False, True):
             try:
@@ -680,7 +691,8 @@ PAGES = [
 def test_no_page_of_the_proxy_shows_a_token(team: Proxy, team_key: str, key: str) -> None:
     assert team.chat(ALICE, "claude").status_code == 200
     for path in PAGES:
-        answer = httpx.get(team.url + path, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        # /health asks every deployment, and one of them is on a network that may not answer.
+        answer = httpx.get(team.url + path, headers={"Authorization": f"Bearer {key}"}, timeout=240)
         assert not tokens_in(answer.text), path
         assert team_key not in answer.text, path
 
@@ -704,15 +716,16 @@ def test_a_look_at_the_request_that_would_be_sent_shows_no_token(
 def test_callbacks_are_shown_everything_but_the_token(
     team: Proxy, anthropic: Simulator, spy_file: Path
 ) -> None:
+    before = len(spy_file.read_text()) if spy_file.exists() else 0
     for path in WAYS_IN:
         for stream in (False, True):
             assert team.post(path, ALICE, asked(path, "claude", stream=stream)).status_code == 200
             anthropic.fault("on_hold", on="messages", times=None)
             assert team.post(path, ALICE, asked(path, "claude", stream=stream)).status_code >= 400
             anthropic.clear_faults()
-    events = spy_file.read_text().split("\n=== ")
-    told = {event.partition("\n")[0].removeprefix("=== ") for event in events}
-    for name in ("first", "last"):
+    wanted = {
+        f"{name} {event}"
+        for name in ("first", "last")
         for event in (
             "log_pre_api_call",
             "async_log_success_event",
@@ -720,8 +733,15 @@ def test_callbacks_are_shown_everything_but_the_token(
             "async_pre_call_deployment_hook",
             "async_post_call_success_deployment_hook",
             "async_post_call_failure_deployment_hook",
-        ):
-            assert f"{name} {event}" in told
+        )
+    }
+
+    def told() -> set[str]:
+        return set(re.findall(r"^=== (.*)$", spy_file.read_text()[before:], re.MULTILINE))
+
+    # Some are told behind the answer.
+    until(lambda: wanted <= told(), 60, lambda: str(wanted - told()))
+    events = spy_file.read_text().split("\n=== ")
     seen = [event for event in events if event.startswith("first log_pre_api_call")]
     assert any("sk-ant-oat01-****" in event for event in seen)
     leaks = {

@@ -13,6 +13,9 @@ import pytest
 from tests.litellm.processes import ROOT
 from tests.source import tree_of
 
+# Of the first test, for which the wheel is built.
+pytestmark = pytest.mark.timeout(300)
+
 PACKAGE = ROOT / "integrations" / "litellm"
 # What can be imported, and tested, without LiteLLM.
 WITHOUT_LITELLM = (
@@ -30,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     done = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check",
          "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(PACKAGE)],
-        capture_output=True, text=True, timeout=100, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (built,) = out.glob("oauthvault_litellm-*-py3-none-any.whl")
@@ -89,7 +92,7 @@ def test_what_needs_no_litellm_imports_beside_httpx_alone(
     done = subprocess.run(
         # Without site-packages.
         [sys.executable, "-I", "-S", "-c", program],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert not set(done.stdout.split()) & (NOT_IN_HERE | {"litellm", "fastapi", "yaml"})

@@ -13,7 +13,7 @@ import pytest
 from tests.litellm.processes import Proxy, Vault, hello, require_litellm, running
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 OAUTH_BETA = "oauth-2025-04-20"
@@ -252,7 +252,8 @@ def test_litellm_still_checks_who_may_use_a_model(
     refused = proxy.post(path, own, hello("anthropic/claude-3-opus-20240229"))
     assert refused.status_code in (401, 403), refused.text
     assert proxy.post(path, "sk-wrong", hello("claude-3-sonnet")).status_code == 401
-    assert httpx.post(proxy.url + path, json=hello("claude-3-sonnet")).status_code == 401
+    without = httpx.post(proxy.url + path, json=hello("claude-3-sonnet"), timeout=60)
+    assert without.status_code == 401
     assert not came(anthropic)
 
 

@@ -31,14 +31,14 @@ from tests.litellm.processes import (
     Process,
     Proxy,
     Vault,
-    free_port,
     require_litellm,
     running,
 )
+from tests.ports import free_port
 from tests.simulator import Login, Simulator
 from tests.source import tree_of
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 COMPANY_KEY = "sk-ant-api03-of-the-company"
@@ -62,7 +62,7 @@ def shell(commands: str, **environment: str) -> str:
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -225,7 +225,7 @@ def test_the_exports_give_the_vault_a_key_that_it_takes(
     vault: Vault, exported: dict[str, str]
 ) -> None:
     assert len(base64.b64decode(exported["CLAUDE_TOKEN_ENCRYPTION_KEY"])) == 32
-    health = httpx.get(f"{vault.url}/auth/claude/health").json()
+    health = httpx.get(f"{vault.url}/auth/claude/health", timeout=60).json()
     assert health["checks"]["encryption"] == "ok"
     assert health["oauth_configured"] is True
     # Nothing was generated in its place.
@@ -292,7 +292,7 @@ def python(program: str, **environment: str) -> str:
         env={"PATH": os.environ["PATH"], "LITELLM_LOCAL_MODEL_COST_MAP": "True", **environment},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -377,7 +377,7 @@ def test_statistics_have_what_the_document_lists(proxy: DocumentProxy) -> None:
 def test_every_metric_of_the_document_is_there(vault: Vault) -> None:
     names = re.findall(r"^- `(litellm_claude_oauth_\w+)`$", DOCUMENT, re.MULTILINE)
     assert len(names) == 4
-    text = httpx.get(f"{vault.url}/metrics").text
+    text = httpx.get(f"{vault.url}/metrics", timeout=60).text
     for name in names:
         assert re.search(rf"^{name}{{[^}}]*}} [0-9]", text, re.MULTILINE), name
 

@@ -1,7 +1,8 @@
 """The methods by which a test steers a simulator, near or far."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from .faults import Fault, On
@@ -153,6 +154,21 @@ class Controls(ABC):
 
     def clear_faults(self) -> None:
         self.perform("clear_faults")
+
+    # answers kept back
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """In the block the token endpoint does its work, and keeps every answer back until the
+        end of the block, or `let_go`."""
+        self.perform("hold")
+        try:
+            yield
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        self.perform("let_go")
 
     # what was seen
 

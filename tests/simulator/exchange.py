@@ -89,6 +89,8 @@ def _reply(state: State, request: Request, endpoint: Endpoint, fault: Fault | No
     if fault is None or fault.does_the_work:
         real = _work(state, request, endpoint, fault is not None and fault.keep_refresh_token)
     state.pause_ms(after)
+    if endpoint == "token":
+        state.wait_while_held()
     if fault is None:
         assert real is not None
         return real

@@ -77,6 +77,14 @@ def _arm(state: State, **fault: Any) -> Any:
     return armed.to_json()
 
 
+def _hold(state: State) -> None:
+    state.hold()
+
+
+def _let_go(state: State) -> None:
+    state.let_go()
+
+
 def _faults(state: State) -> Any:
     return [fault.to_json() for fault in state.faults.armed()]
 
@@ -125,6 +133,8 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "arm": _arm,
     "faults": _faults,
     "clear_faults": _clear_faults,
+    "hold": _hold,
+    "let_go": _let_go,
     "configure": _configure,
     "settings": _settings,
     "counts": _counts,

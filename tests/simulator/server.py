@@ -45,6 +45,7 @@ class Simulator(Controls):
     def close(self) -> None:
         """Stop at once: waits end, connections close, every thread is joined."""
         self.state.closing.set()
+        self.state.let_go()
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()

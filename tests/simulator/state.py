@@ -46,11 +46,12 @@ class Settings:
 
 
 class State:
-    """`lock` guards every attribute but `closing`; nobody waits or writes while holding it."""
+    """`lock` guards every attribute but the events; nobody waits or writes while holding it."""
 
     def __init__(self, settings: Settings) -> None:
         self.lock = threading.RLock()
         self.closing = threading.Event()
+        self._may_answer = threading.Event()
         self.record = Record()
         self._first_settings = settings
         self.reset()
@@ -63,10 +64,20 @@ class State:
             self.faults = FaultQueue()
             self.clock_offset = 0.0
             self.record.forget()
+            self.let_go()
 
     def configure(self, **changes: Any) -> None:
         with self.lock:
             self.settings = replace(self.settings, **changes)
+
+    def hold(self) -> None:
+        self._may_answer.clear()
+
+    def let_go(self) -> None:
+        self._may_answer.set()
+
+    def wait_while_held(self) -> None:
+        self._may_answer.wait()
 
     def now(self) -> float:
         return time.time() + self.clock_offset

@@ -90,7 +90,7 @@ def test_saves_that_count_the_first_of_a_kind_at_once_all_go_through(acme: Tenan
     def save(number: int) -> None:
         outcomes = [Outcome.REFRESHED, Outcome.SUPERSEDED, Outcome.UNKNOWN]
         try:
-            together.wait(timeout=10)
+            together.wait(timeout=60)
             for step in range(6):
                 with transaction.atomic():
                     outcome = outcomes[(number + step) % 3]
@@ -173,7 +173,7 @@ def test_two_processes_that_write_at_once_lose_nothing(acme: Tenant, globex: Ten
     @isolation.every_tenant()
     def write() -> None:
         try:
-            together.wait(timeout=10)
+            together.wait(timeout=60)
             for _ in range(5):
                 with transaction.atomic():
                     handouts._write_results(

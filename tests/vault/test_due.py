@@ -420,9 +420,10 @@ def test_what_cannot_be_refreshed_does_not_take_the_room_of_what_can(
 
 
 def test_a_message_that_comes_twice_does_not_ask_again_while_the_first_failure_backs_off(
-    acme: Tenant, upstream: Simulator, store: Store
+    acme: Tenant, upstream: Simulator, store: Store, settings: Settings
 ) -> None:
     """Nothing has moved on after a failure: the generation is the same, and so is the message."""
+    settings.CLAUDE_OAUTH_MAX_RETRIES = 0
     alice = store(acme, "alice", upstream.new_login("alice", expires_in=60))
     upstream.fail_next(times=50, status=503)
     message = [(acme.pk, alice.pk, alice.generation)]

@@ -268,7 +268,7 @@ def test_two_sweeps_at_once_announce_once(acme: Tenant) -> None:
     def sweep() -> int:
         try:
             page = list(endings.due(now=NOW).select_related("tenant"))
-            together.wait(timeout=10)
+            together.wait(timeout=60)
             return sum(endings._announce(each, now=NOW) for each in page)
         finally:
             connection.close()

@@ -135,7 +135,7 @@ def test_a_body_that_trickles_for_ever_ends_with_the_deadline(settings: Settings
 
     with peer(trickle) as server:
         settings.CLAUDE_OAUTH_TOKEN_URL = f"http://127.0.0.1:{server.port}/token"
-        result = oauth_client.refresh(TOKEN, deadline=0.5)
+        result = oauth_client.refresh(TOKEN, deadline=1.5)
     assert isinstance(result, Refused)
     assert result.kind is Refusal.UNKNOWN
     assert server.refusals, "the connection was not closed"

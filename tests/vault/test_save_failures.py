@@ -428,7 +428,7 @@ def test_a_lifetime_counts_from_the_answer_and_not_from_the_replay(
     assert after.expires_at == pytest.approx(ends, abs=3)
     assert after.refresh_due_at is not None
     assert after.refresh_due_at < ends
-    assert after.last_refreshed_at == pytest.approx(time.time() + 1800, abs=10)
+    assert after.last_refreshed_at == pytest.approx(time.time() + 1800, abs=60)
 
 
 @pytest.mark.parametrize(
@@ -479,16 +479,16 @@ def test_a_hanging_database_has_the_answer_in_the_spool_meanwhile(
 ) -> None:
     """A kill would find it safe there; the database says neither yes nor no."""
     settings.SPOOL_AFTER = 0.2
-    upstream.latency_ms = 300
     outcomes: list[object] = []
     worker = threading.Thread(
         target=lambda: outcomes.extend(in_threads(1, lambda: refresh_one(alice)))
     )
     epoch.vault_id()
     with hanging_database() as hang:
-        worker.start()
-        wait_for(lambda: upstream.counts.token_calls == 1)
-        hang()
+        with upstream.holding():
+            worker.start()
+            wait_for(lambda: upstream.counts.refreshed == 1)
+            hang()
         wait_for(lambda: len(spooled_for(alice)) == 1)
         assert outcomes == []
     worker.join()
