@@ -59,6 +59,7 @@ def second_step(request: HttpRequest) -> HttpResponse:
     if request.user.is_verified() or not second_factor.is_enrolled(me):  # type: ignore[union-attr]
         return HttpResponseRedirect(onward)
     form, status = CodeForm(me, data=request.POST if request.method == "POST" else None), 200
+    form.fields["code"].widget.attrs["autofocus"] = True
     if form.is_bound:
         address = client_address(request)
         try:

@@ -289,6 +289,8 @@ if _https:
     # A browser takes a cookie of such a name only from this host itself, by TLS, for all paths.
     SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"
 SESSION_COOKIE_AGE = OAUTHVAULT_ADMIN_SESSION_LIFE
+# Where a sign-in leads that was not on the way to a page.
+LOGIN_URL, LOGIN_REDIRECT_URL = "admin:login", "admin:index"
 # What an operator was told stays here with the session: no cookie of its own, which would
 # hold user ids and be readable.
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"

@@ -64,6 +64,12 @@ def contents(folder: Path) -> dict[str, bytes]:
         ({"OAUTHVAULT_TRUSTED_PROXIES": "10.0.0.1/8"}, "OAUTHVAULT_TRUSTED_PROXIES"),
         ({"OAUTHVAULT_TRUSTED_PROXIES": "nginx"}, "OAUTHVAULT_TRUSTED_PROXIES"),
         ({"OAUTHVAULT_CLIENT_ADDRESS_HEADER": "Via"}, "OAUTHVAULT_CLIENT_ADDRESS_HEADER"),
+        ({"OAUTHVAULT_ADMIN_SECOND_FACTOR": "true"}, "optional, required, required_for_all"),
+        ({"OAUTHVAULT_ADMIN_SESSION_IDLE": "1h"}, "OAUTHVAULT_ADMIN_SESSION_IDLE"),
+        (
+            {"OAUTHVAULT_ADMIN_SESSION_IDLE": "7200", "OAUTHVAULT_ADMIN_SESSION_LIFE": "3600"},
+            "OAUTHVAULT_ADMIN_SESSION_IDLE",
+        ),
     ],
 )
 def test_a_wrong_value_stops_the_start_with_one_line_that_names_it(

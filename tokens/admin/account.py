@@ -84,7 +84,7 @@ def enrol(request: HttpRequest) -> HttpResponse:
             sessions.keep(request)
             return _codes_once(request, codes)
         form.add_error("code", _(
-            "This code is not right. Is the time of your phone? Wait for the next one."
+            "This code is not right. Wait for the next one; and is the clock of your phone right?"
         ))  # fmt: skip
     return _page(
         request,
