@@ -142,8 +142,10 @@ def remove(*, operator: User, actor: str, now: float) -> bool:
         SecondFactor.objects.filter(user=operator).delete()
         StoredCode.objects.filter(operator=operator).delete()
         if was_asked_for:
-            action = "remove_second_factor" if own else "reset_second_factor"
-            _record(action, operator, actor, now)
+            if own:
+                _record("remove_second_factor", operator, actor, now)
+            else:
+                _record("reset_second_factor", operator, actor, now)
             accounts.end_sessions(
                 operator=operator, actor=actor, now=now, why="second factor is gone"
             )

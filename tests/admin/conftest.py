@@ -28,6 +28,9 @@ from tokens.models import (
     Tenant,
 )
 
+# Of every member of staff.
+PASSWORD = "correct-horse-battery"
+
 
 @pytest.fixture
 def canaries() -> Canaries:
@@ -153,7 +156,9 @@ def staff(db: None) -> Callable[..., Client]:
         *permissions: str, superuser: bool = False, tenants: Iterable[Tenant] | None = None
     ) -> Client:
         name = f"operator-{User.objects.count()}"
-        user = User.objects.create_user(name, is_staff=True, is_superuser=superuser)
+        user = User.objects.create_user(
+            name, password=PASSWORD, is_staff=True, is_superuser=superuser
+        )
         if tenants is None:
             permissions += (roles.ALL_TENANTS,)
         for tenant in tenants or ():
