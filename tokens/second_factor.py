@@ -47,13 +47,14 @@ class Enrolment:
     uri: TotpSecret
 
 
-def begin(*, operator: User) -> None:
-    """Make a secret, in place of one that was not confirmed. AlreadyEnrolled if one was."""
+def begin(*, operator: User) -> int:
+    """Make a secret, in place of one that was not confirmed. AlreadyEnrolled if one was. The number
+    by which `waiting` shows it: to whoever began it, and not to another session of the operator."""
     secret = TotpSecret(b32encode(secrets.token_bytes(_SECRET_BYTES)).decode("ascii"))
     try:
         with transaction.atomic():
             SecondFactor.objects.filter(user=operator, confirmed=False).delete()
-            SecondFactor.objects.create(
+            factor = SecondFactor.objects.create(
                 user=operator,
                 name="authenticator",
                 confirmed=False,
@@ -61,11 +62,12 @@ def begin(*, operator: User) -> None:
             )
     except IntegrityError:
         raise AlreadyEnrolled from None
+    return int(factor.pk)
 
 
-def waiting(*, operator: User) -> Enrolment | None:
+def waiting(number: int | None, *, operator: User) -> Enrolment | None:
     """What `begin` made, until a code confirms it."""
-    factor = SecondFactor.objects.filter(user=operator, confirmed=False).first()
+    factor = SecondFactor.objects.filter(pk=number, user=operator, confirmed=False).first()
     if factor is None:
         return None
     secret = open_second_factor(operator.pk, factor.sealed_secret)

@@ -30,8 +30,7 @@ class Authenticator:
 
 def enrolled(operator: User) -> tuple[Authenticator, list[str]]:
     """A phone that the operator has confirmed, and the recovery codes."""
-    second_factor.begin(operator=operator)
-    waiting = second_factor.waiting(operator=operator)
+    waiting = second_factor.waiting(second_factor.begin(operator=operator), operator=operator)
     assert waiting is not None
     phone = Authenticator(waiting.secret.reveal())
     now = clock.now()

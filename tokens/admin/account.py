@@ -25,6 +25,8 @@ from tokens.admin.base import operator
 from tokens.admin.times import exact, span
 from tokens.secret import RecoveryCode, TotpSecret
 
+# In the session: which factor was begun here. Its secret is shown to no other session.
+_BEGAN = "began_second_factor"
 FRAME, BARE = "admin/base_site.html", "unfold/layouts/unauthenticated.html"
 
 
@@ -70,9 +72,9 @@ def enrol(request: HttpRequest) -> HttpResponse:
     step = request.POST.get("step") if request.method == "POST" else None
     password = asking.PasswordForm(me, data=request.POST if step == "begin" else None)
     if step == "begin" and password.is_valid():
-        second_factor.begin(operator=me)
+        request.session[_BEGAN] = second_factor.begin(operator=me)
         return HttpResponseRedirect(request.get_full_path())
-    waiting = second_factor.waiting(operator=me)
+    waiting = second_factor.waiting(request.session.get(_BEGAN), operator=me)
     if waiting is None or step == "begin":
         return _page(request, "begin", _("Set up a second factor"), form=password)
     form = FirstCodeForm(request.POST if step == "confirm" else None)
@@ -81,6 +83,7 @@ def enrol(request: HttpRequest) -> HttpResponse:
         codes = second_factor.confirm(operator=me, code=code, now=clock.now())
         if codes is not None:
             mark_as_verified(request, second_factor.factor_of(me))
+            del request.session[_BEGAN]
             sessions.keep(request)
             return _codes_once(request, codes)
         form.add_error("code", _(
