@@ -621,7 +621,6 @@ def test_fields_say_what_they_are_for_and_where_their_errors_stand(
         assert f'<label for="{identity[1]}"' in shown
         described = re.search(r'aria-describedby="([^"]+)"', field[0])
         assert 'aria-invalid="true"' in field[0]
-        if page != LOGIN:
-            assert described is not None
-            for each in described[1].split():
-                assert f'id="{each}"' in shown
+        assert described is not None
+        for each in described[1].split():
+            assert f'id="{each}"' in shown
