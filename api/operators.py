@@ -7,8 +7,11 @@ from django.http import HttpRequest, HttpResponse
 from api.pages import is_for_people, page
 from tokens import isolation, roles
 
-# What somebody may do who looks after no tenant: leave, and look after their own password.
-_OF_NO_TENANT = ("/admin/logout/", "/admin/password_change/", "/admin/jsi18n/")
+# What somebody may do who looks after no tenant: leave, and look after their own sign-in.
+_OF_NO_TENANT = (
+    "/admin/logout/", "/admin/login/", "/admin/password_change/", "/admin/account/",
+    "/admin/jsi18n/",
+)  # fmt: skip
 
 
 def at_work(

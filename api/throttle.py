@@ -108,7 +108,7 @@ def refuse_sign_in(address: Address | None) -> None:
     """RateLimited if too many sign-ins from here have failed."""
     if wait := _seconds_left([_sign_ins_from(address)]):
         raise RateLimited(
-            "Too many sign-ins from your address have failed. Wait a minute, and try again.",
+            "Too many sign-ins from your address have failed.",
             retry_after=wait,
         )
 

@@ -52,8 +52,13 @@ class Stage:
 
     @property
     def password(self) -> str:
-        """The operator's, as the vault left it where no terminal could show it."""
-        return (self.data / "admin-password").read_text().strip()
+        """The operator's, made for this stage. One that the vault made itself would have to be
+        changed at the first sign-in."""
+        return self._password_file.read_text().strip()
+
+    @property
+    def _password_file(self) -> Path:
+        return self.folder / "admin-password"
 
     def login_file(self, person: Person) -> Path:
         """A `.credentials.json` that the person can bring."""
@@ -74,6 +79,7 @@ class Stage:
         Raises CannotBegin with what was printed.
         """
         self.logs.mkdir()
+        write_once(self._password_file, secrets.token_urlsafe(12))
         for tenant in TENANTS:
             users = {
                 key: person.name for person, key in self.keys.items() if person.tenant == tenant
@@ -81,7 +87,9 @@ class Stage:
             write_once(self._litellm_keys(tenant), json.dumps(users))
         status, printed = _run_to_its_end(
             [sys.executable, "-m", "demo.prepare", str(self.folder)],
-            env=_plain() | self.vault_variables(),
+            env=_plain()
+            | self.vault_variables()
+            | {"OAUTHVAULT_ADMIN_PASSWORD_FILE": str(self._password_file)},
         )
         if status:
             raise CannotBegin(f"the vault could not be made:\n{printed}")

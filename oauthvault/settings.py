@@ -205,6 +205,20 @@ OAUTHVAULT_ADMIN_USER = env.text("OAUTHVAULT_ADMIN_USER", "admin")
 OAUTHVAULT_ADMIN_PASSWORD = (
     Secret(_value) if (_value := env.secret("OAUTHVAULT_ADMIN_PASSWORD")) else None
 )
+# Who must have a second factor: nobody, whoever looks after every tenant, or everybody.
+OAUTHVAULT_ADMIN_SECOND_FACTOR = env.choice(
+    "OAUTHVAULT_ADMIN_SECOND_FACTOR", "optional", ["optional", "required", "required_for_all"]
+)
+# Seconds that a session of the dashboard lasts without a request, and in all.
+OAUTHVAULT_ADMIN_SESSION_LIFE = env.integer(
+    "OAUTHVAULT_ADMIN_SESSION_LIFE", 12 * 3600, least=300, most=30 * 86_400
+)
+OAUTHVAULT_ADMIN_SESSION_IDLE = env.integer(
+    "OAUTHVAULT_ADMIN_SESSION_IDLE",
+    min(3600, OAUTHVAULT_ADMIN_SESSION_LIFE),
+    least=300,
+    most=OAUTHVAULT_ADMIN_SESSION_LIFE,
+)
 OAUTHVAULT_SERVICE_KEY = (
     Secret(_value) if (_value := env.secret("OAUTHVAULT_SERVICE_KEY")) else None
 )
@@ -274,7 +288,9 @@ SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 if _https:
     # A browser takes a cookie of such a name only from this host itself, by TLS, for all paths.
     SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"
-SESSION_COOKIE_AGE = 12 * 3600
+SESSION_COOKIE_AGE = OAUTHVAULT_ADMIN_SESSION_LIFE
+# Where a sign-in leads that was not on the way to a page.
+LOGIN_URL, LOGIN_REDIRECT_URL = "admin:login", "admin:index"
 # What an operator was told stays here with the session: no cookie of its own, which would
 # hold user ids and be readable.
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
@@ -322,8 +338,10 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "api.operators.at_work",
+    "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "api.gate.guarded",
+    "api.operators.at_work",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
@@ -461,6 +479,7 @@ UNFOLD: dict[str, Any] = {
     # All of it served from here; no page loads anything from another host.
     "STYLES": ["tokens.admin.site.stylesheet"],
     "SIDEBAR": {"navigation": "tokens.admin.site.navigation"},
+    "ACCOUNT": {"navigation": "tokens.admin.site.account_links"},
     "DASHBOARD_CALLBACK": "tokens.admin.dashboard.context",
 }
 

@@ -21,13 +21,23 @@ from oauthvault.env import ConfigurationError
 from tokens import isolation, wrapping
 from tokens.encryption import Key, Keyring, generate_kek, parse_kek
 from tokens.errors import EncryptionError
-from tokens.models import AuditBatch, AuditEvent, DataKey, Tenant, TokenFingerprint, VaultKey
+from tokens.models import (
+    AuditBatch,
+    AuditEvent,
+    DataKey,
+    SecondFactor,
+    Tenant,
+    TokenFingerprint,
+    VaultKey,
+)
+from tokens.secret import TotpSecret
 from tokens.trail import adoption
 
 FINGERPRINTS = "fingerprints"
 API_KEYS = "api keys"
 AUDIT_TRAIL = "audit trail"
-_PURPOSES = (FINGERPRINTS, API_KEYS, AUDIT_TRAIL)
+SECOND_FACTORS = "second factors"
+_PURPOSES = (FINGERPRINTS, API_KEYS, AUDIT_TRAIL, SECOND_FACTORS)
 # The KEK that a wrapped text says it opens with: v1.<12 characters>.…
 _NAMED_INSIDE = Substr("wrapped", 4, 12)
 
@@ -163,6 +173,23 @@ def audit_digest(text: str) -> str:
     return _hash(AUDIT_TRAIL, text)
 
 
+def recovery_code_digest(operator_id: int, code_text: str) -> str:
+    """What is stored of an operator's recovery code; of another operator's it is another."""
+    return _hash(SECOND_FACTORS, f"recovery code of {operator_id}: {code_text}")
+
+
+def seal_second_factor(operator_id: int, secret: TotpSecret) -> str:
+    """The sealed text, which opens as this operator's secret only."""
+    key = _vault_key(SECOND_FACTORS)
+    return key.seal(secret.reveal().encode("ascii"), context=_of_operator(operator_id))
+
+
+def open_second_factor(operator_id: int, sealed: str) -> TotpSecret:
+    """EncryptionError for anything that was not sealed for this operator."""
+    opened = _vault_key(SECOND_FACTORS).unseal(sealed, context=_of_operator(operator_id))
+    return TotpSecret(opened.decode("ascii"))
+
+
 def has_key_for(purpose: str) -> bool:
     return VaultKey.objects.filter(purpose=purpose).exists()
 
@@ -266,15 +293,20 @@ def _missing_vault_keys() -> list[str]:
 
 def _lost(missing: Sequence[str]) -> list[str]:
     """Which of these were there once. The first two came together, with the first version;
-    that of the audit trail with a later one."""
+    each of the others with a later one."""
     first = {FINGERPRINTS, API_KEYS}
     used = {
         FINGERPRINTS: DataKey.objects.exists() or TokenFingerprint.objects.exists(),
         API_KEYS: DataKey.objects.exists(),
         AUDIT_TRAIL: AuditBatch.objects.exists() or AuditEvent.objects.exclude(digest="").exists(),
+        SECOND_FACTORS: SecondFactor.objects.exists(),
     }
     began = used[AUDIT_TRAIL] or len(missing) < len(_PURPOSES)
     return [purpose for purpose in missing if used[purpose] or (purpose in first and began)]
+
+
+def _of_operator(operator_id: int) -> list[str]:
+    return [SECOND_FACTORS, f"operator {operator_id}"]
 
 
 def _hash(purpose: str, text: str) -> str:

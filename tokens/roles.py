@@ -14,7 +14,7 @@ from django.contrib.auth.models import AnonymousUser, Group, User
 from django.db import transaction
 
 from tokens import audit, isolation
-from tokens.models import Assignment, Tenant
+from tokens.models import Account, Assignment, Tenant
 
 ALL_TENANTS = "tokens.all_tenants"
 
@@ -49,11 +49,14 @@ def create_operator(
     password: str,
     role: Role | None,
     tenants: Iterable[Tenant] = (),
+    must_change_password: bool = False,
     actor: str,
     now: float,
 ) -> User:
     """Somebody who can sign in to the dashboard; ``role`` None: a superuser, who may do all of
-    it and make other operators. RoleMissing if the role's group is not there."""
+    it and make other operators. RoleMissing if the role's group is not there.
+
+    ``must_change_password``: they see nothing before they have chosen another one."""
     tenants = list(tenants)
     with transaction.atomic():
         if role is None:
@@ -64,6 +67,8 @@ def create_operator(
                 raise RoleMissing(f"there is no group {role.value!r}: `oauthvault migrate` made it")
             user = User.objects.create_user(username=name, password=password, is_staff=True)
             user.groups.add(group)
+        if must_change_password:
+            Account.objects.create(operator=user, must_change_password=True)
         record(
             action="create_operator", subject=user.get_username(), actor=actor, now=now,
             role=_called(role), tenants=[tenant.slug for tenant in tenants],
@@ -74,10 +79,12 @@ def create_operator(
 
 
 def set_password(*, operator: User, password: str, actor: str, now: float) -> None:
-    """Another password; whoever is signed in with the old one is signed out."""
+    """Another password, which somebody else has chosen: the operator sees nothing before they have
+    changed it. Whoever is signed in with the old one is signed out."""
     with transaction.atomic():
         operator.set_password(password)
         operator.save(update_fields=["password"])
+        Account.objects.update_or_create(operator=operator, defaults={"must_change_password": True})
         record(action="set_password", subject=operator.get_username(), actor=actor, now=now)
 
 

@@ -63,3 +63,15 @@ class EncryptionKey(Secret):
     """A key-encryption key (KEK) in its base64 text."""
 
     __slots__ = ()
+
+
+class TotpSecret(Secret):
+    """What an operator's authenticator shares with the vault, in base32 (RFC 4648, RFC 6238)."""
+
+    __slots__ = ()
+
+
+class RecoveryCode(Secret):
+    """What an operator signs in with who has lost the authenticator, once."""
+
+    __slots__ = ()

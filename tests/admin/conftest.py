@@ -1,11 +1,15 @@
 """Operators with and without rights, and credentials in every state, with canary tokens."""
 
+import importlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.test import Client
 
 from tests.admin.canaries import Canaries
@@ -23,6 +27,9 @@ from tokens.models import (
     Standing,
     Tenant,
 )
+
+# Of every member of staff.
+PASSWORD = "correct-horse-battery"
 
 
 @pytest.fixture
@@ -149,7 +156,9 @@ def staff(db: None) -> Callable[..., Client]:
         *permissions: str, superuser: bool = False, tenants: Iterable[Tenant] | None = None
     ) -> Client:
         name = f"operator-{User.objects.count()}"
-        user = User.objects.create_user(name, is_staff=True, is_superuser=superuser)
+        user = User.objects.create_user(
+            name, password=PASSWORD, is_staff=True, is_superuser=superuser
+        )
         if tenants is None:
             permissions += (roles.ALL_TENANTS,)
         for tenant in tenants or ():
@@ -169,3 +178,10 @@ def staff(db: None) -> Callable[..., Client]:
 @pytest.fixture
 def root(staff: Callable[..., Client]) -> Client:
     return staff(superuser=True)
+
+
+@pytest.fixture
+def groups(db: None) -> None:
+    """The roles, as the migration makes them: the tests' database is emptied in between."""
+    migration = importlib.import_module("tokens.migrations.0012_roles")
+    migration.make_roles(apps, SimpleNamespace(connection=connection))

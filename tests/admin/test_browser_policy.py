@@ -29,6 +29,7 @@ def test_every_page_works_under_its_policy(
         if not page.endswith("/change/") or f"/{cast['alice'].pk}/" in page
     ]
     pages += ["/admin/auth/user/", "/admin/auth/user/add/", "/admin/password_change/"]
+    pages += [f"/admin/account/{what}" for what in ("", "second_factor/", "sign_out_everywhere/")]
     pages += [f"/admin/auth/user/{operator.pk}/{what}/" for what in ("change", "password")]
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 900})

@@ -24,7 +24,9 @@ from tokens.models import AuditEvent, Deployment, OAuthCredential
 _OPEN = {"/admin/login/"}
 _OF_EVERY_OPERATOR = {
     "/admin/", "/admin/logout/", "/admin/password_change/", "/admin/password_change/done/",
-    "/admin/jsi18n/", "/admin/search/",
+    "/admin/jsi18n/", "/admin/search/", "/admin/login/second_step/", "/admin/account/",
+    "/admin/account/second_factor/", "/admin/account/recovery_codes/",
+    "/admin/account/remove_second_factor/", "/admin/account/sign_out_everywhere/",
 }  # fmt: skip
 NAMES = ("alice", "acme", "globex")
 # Every list, with the acts in its menu.

@@ -297,5 +297,5 @@ def test_home_says_that_keys_are_wrapped_by_an_older_encryption_key(
     assert "older encryption key" not in root.get("/admin/").content.decode()
     settings.ENCRYPTION_KEYS = [EncryptionKey(generate_kek()), *settings.ENCRYPTION_KEYS]
     page = root.get("/admin/").content.decode()
-    assert "4 keys are still wrapped by an older encryption key" in page
+    assert "5 keys are still wrapped by an older encryption key" in page
     assert "oauthvault rotate_keys" in page

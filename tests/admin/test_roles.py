@@ -34,13 +34,6 @@ EVERY_RIGHT = (*SEE, *set(ACTS.values()), "tokens.add_tenant", "tokens.change_te
 OF_ACME = ("alice", "bob", "carla", "frida", "acme")
 
 
-@pytest.fixture
-def groups(db: None) -> None:
-    """The roles, as the migration makes them: the tests' database is emptied in between."""
-    migration = importlib.import_module("tokens.migrations.0012_roles")
-    migration.make_roles(apps, SimpleNamespace(connection=connection))
-
-
 def rows_of(tenant: Tenant) -> dict[str, list[Any]]:
     """Every row of a tenant, in every table that has one."""
     with isolation.every_tenant():

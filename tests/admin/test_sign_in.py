@@ -42,6 +42,7 @@ def test_after_many_failures_an_address_waits_and_nobody_elsewhere_does() -> Non
         refused = try_to_sign_in(password, name=name)
         assert refused.status_code == 429
         assert int(refused["Retry-After"]) > 0
+        assert f"try again in {refused['Retry-After']} seconds" in refused.content.decode()
         assert "no-store" in refused["Cache-Control"]
         assert "sessionid" not in refused.cookies
     assert try_to_sign_in(address=ELSEWHERE).status_code == 200

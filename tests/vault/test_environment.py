@@ -4,9 +4,11 @@ Each test starts the real program in a process and a folder of its own.
 """
 
 import json
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,13 @@ pytestmark = [pytest.mark.system]
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return oauthvault(*arguments, **({"OAUTHVAULT_DATA_DIR": str(folder / "data")} | variables))
+
+
+def must_change_password(folder: Path) -> bool:
+    """The first operator, at the first sign-in."""
+    with closing(sqlite3.connect(folder / "data" / "oauthvault.sqlite3")) as database:
+        rows = database.execute("SELECT must_change_password FROM tokens_account").fetchall()
+    return rows == [(1,)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -64,6 +73,12 @@ def contents(folder: Path) -> dict[str, bytes]:
         ({"OAUTHVAULT_TRUSTED_PROXIES": "10.0.0.1/8"}, "OAUTHVAULT_TRUSTED_PROXIES"),
         ({"OAUTHVAULT_TRUSTED_PROXIES": "nginx"}, "OAUTHVAULT_TRUSTED_PROXIES"),
         ({"OAUTHVAULT_CLIENT_ADDRESS_HEADER": "Via"}, "OAUTHVAULT_CLIENT_ADDRESS_HEADER"),
+        ({"OAUTHVAULT_ADMIN_SECOND_FACTOR": "true"}, "optional, required, required_for_all"),
+        ({"OAUTHVAULT_ADMIN_SESSION_IDLE": "1h"}, "OAUTHVAULT_ADMIN_SESSION_IDLE"),
+        (
+            {"OAUTHVAULT_ADMIN_SESSION_IDLE": "7200", "OAUTHVAULT_ADMIN_SESSION_LIFE": "3600"},
+            "OAUTHVAULT_ADMIN_SESSION_IDLE",
+        ),
     ],
 )
 def test_a_wrong_value_stops_the_start_with_one_line_that_names_it(
@@ -82,6 +97,7 @@ def test_a_first_start_keeps_its_keys_private_and_a_second_uses_them_again(tmp_p
     assert first.returncode == 0, first.stderr
     before = contents(tmp_path)
     assert {"encryption.key", "secret.key", "admin-password"} <= set(before)
+    assert must_change_password(tmp_path)
     for path in (tmp_path / "data").iterdir():
         assert path.stat().st_mode & 0o077 == 0, path
     assert run(tmp_path, "init").returncode == 0
@@ -95,6 +111,13 @@ def test_a_first_start_keeps_its_keys_private_and_a_second_uses_them_again(tmp_p
     (files,) = (each for each in findings if each["what"] == "files")
     assert files["state"] == "note"
     assert "admin-password" in files["detail"]
+
+
+def test_a_first_password_that_is_given_is_its_givers_to_change(tmp_path: Path) -> None:
+    done = run(tmp_path, "init", OAUTHVAULT_ADMIN_PASSWORD="given by somebody")
+    assert "with the password from OAUTHVAULT_ADMIN_PASSWORD" in done.stdout
+    assert not must_change_password(tmp_path)
+    assert "admin-password" not in contents(tmp_path)
 
 
 def test_keys_that_are_given_by_a_file_are_spoken_of_by_its_variable(tmp_path: Path) -> None:

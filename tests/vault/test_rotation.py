@@ -212,7 +212,7 @@ def test_a_new_primary_key_wraps_everything_and_the_old_one_is_called_removable(
     (old,) = given_keys(settings)
     new = add_primary(settings)
     assert states() == {name_of(new): "primary", name_of(old): "needed"}
-    assert rewrap() == DataKey.objects.count() + VaultKey.objects.count() == 5
+    assert rewrap() == DataKey.objects.count() + VaultKey.objects.count() == 6
     assert states() == {name_of(new): "primary", name_of(old): "removable"}
     assert rewrap() == 0
     give(settings, new)
@@ -319,7 +319,7 @@ def test_two_rewrappings_at_once_wrap_each_key_once_or_twice_and_lose_none(
     new = add_primary(settings)
     results = in_threads(2, rewrap)
     assert all(isinstance(result, int) for result in results), results
-    assert sum(results) == 5  # type: ignore[arg-type]
+    assert sum(results) == 6  # type: ignore[arg-type]
     give(settings, new)
     assert_everything_opens(upstream)
 
@@ -363,7 +363,7 @@ def test_a_damaged_data_key_concerns_its_tenant_only(
     add_primary(settings)
     refusal = run("rotate_keys", refused=True)
     assert f"{key_of(hurt).key_id} of {slug}" in refusal
-    assert "4 keys are wrapped under" in refusal
+    assert "5 keys are wrapped under" in refusal
     assert to_rewrap(load_keyring()) == 1
     keyring.prepare_keys()
     for row in team.values():
@@ -744,11 +744,11 @@ def test_the_command_says_what_it_did_and_what_may_be_removed(
     new = add_primary(settings)
     findings = {row["what"]: row for row in json.loads(run("doctor", "--json"))}
     assert findings["keys"]["state"] == "note"
-    assert f"{name_of(old)} (5 wrapped by it) is still needed" in findings["keys"]["detail"]
+    assert f"{name_of(old)} (6 wrapped by it) is still needed" in findings["keys"]["detail"]
     told = json.loads(run("rotate_keys", "--json"))
-    assert (told["rewrapped"], told["left"], told["new_key"]) == (5, 0, None)
+    assert (told["rewrapped"], told["left"], told["new_key"]) == (6, 0, None)
     assert told["encryption_keys"] == [
-        {"id": name_of(new), "state": "primary", "data_keys": 2, "vault_keys": 3},
+        {"id": name_of(new), "state": "primary", "data_keys": 2, "vault_keys": 4},
         {"id": name_of(old), "state": "removable", "data_keys": 0, "vault_keys": 0},
     ]
     assert "backup" in told["note"]
@@ -807,7 +807,7 @@ def test_with_a_key_file_a_new_key_comes_in_and_the_old_one_goes_out(
     old = key_file.read_text().strip()
     told = json.loads(run("rotate_keys", "--new-key", "--yes", "--json"))
     new, kept = key_file.read_text().split()
-    assert (told["new_key"], kept, told["rewrapped"]) == (name_of(new), old, 5)
+    assert (told["new_key"], kept, told["rewrapped"]) == (name_of(new), old, 6)
     assert key_file.stat().st_mode & 0o077 == 0
     assert_everything_opens(upstream)
     assert "--remove-unneeded" in run("rotate_keys")
@@ -825,7 +825,7 @@ def test_an_unfinished_rotation_of_the_key_file_goes_on_without_a_further_key(
     key_file.write_text(f"{new_kek()}\n{key_file.read_text()}")
     assert "Nothing was removed" in run("rotate_keys", "--remove-unneeded", "--yes")
     told = json.loads(run("rotate_keys", "--new-key", "--yes", "--json"))
-    assert (told["new_key"], told["rewrapped"]) == (None, 5)
+    assert (told["new_key"], told["rewrapped"]) == (None, 6)
     assert len(key_file.read_text().split()) == 2
     assert_everything_opens(upstream)
 

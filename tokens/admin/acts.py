@@ -22,6 +22,7 @@ from unfold.decorators import action
 from unfold.enums import ActionVariant
 
 from tokens import clock
+from tokens.admin import second_factor
 from tokens.admin.base import VaultModelAdmin, operator, registered
 from tokens.errors import VaultError
 
@@ -43,7 +44,8 @@ class Act:
 
     ``refusal`` says why it cannot be done to a row (None: it can), ``effect`` what it
     will do, both in words, before anything is done. ``perform`` does it to all that were
-    not refused, one result each.
+    not refused, one result each. ``many_need_proof``: whoever does it to many is asked for their
+    second factor again.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Act:
     perform: Callable[[Sequence[Any], str, float], list[Result]]
     icon: str
     dangerous: bool = False
+    many_need_proof: bool = False
     most: int = 100
 
 
@@ -149,8 +152,10 @@ class ActingModelAdmin(VaultModelAdmin):
             )
             return None
         back = request.get_full_path()
-        if _CONFIRMED not in request.POST:
-            return self._ask(request, rows, act, back=back)
+        confirmed = _CONFIRMED in request.POST
+        proof = second_factor.proof(request, sent=confirmed) if act.many_need_proof else None
+        if not confirmed or (proof is not None and not proof.is_valid()):
+            return self._ask(request, rows, act, back=back, proof=proof)
         self._do(request, rows, act)
         return HttpResponseRedirect(back)
 
@@ -162,6 +167,7 @@ class ActingModelAdmin(VaultModelAdmin):
         *,
         back: str,
         original: Any = None,
+        proof: second_factor.ProofForm | None = None,
     ) -> HttpResponse:
         now = clock.now()
         lines = []
@@ -192,6 +198,7 @@ class ActingModelAdmin(VaultModelAdmin):
             "checkbox_name": ACTION_CHECKBOX_NAME,
             "action_name": request.POST.get("action") if original is None else None,
             "confirmed_name": _CONFIRMED,
+            "proof": proof,
         }
         request.current_app = self.admin_site.name
         return TemplateResponse(request, "admin/confirm_act.html", context)

@@ -98,6 +98,14 @@ class ActionFilter(DropdownFilter):
             ("assign_operator", gettext_lazy("assign tenant to operator")),
             ("withdraw_operator", gettext_lazy("withdraw tenant from operator")),
             ("sign_in", gettext_lazy("sign in")),
+            ("prove_password", gettext_lazy("wrong password at a question")),
+            ("prove_second_factor", gettext_lazy("wrong code of second factor")),
+            ("use_recovery_code", gettext_lazy("use recovery code")),
+            ("enrol_second_factor", gettext_lazy("set up second factor")),
+            ("make_recovery_codes", gettext_lazy("make recovery codes")),
+            ("remove_second_factor", gettext_lazy("remove second factor")),
+            ("reset_second_factor", gettext_lazy("reset second factor of operator")),
+            ("end_sessions", gettext_lazy("end sessions of operator")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:

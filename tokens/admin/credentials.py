@@ -259,6 +259,7 @@ REVOKE = Act(
     title=gettext_lazy("Revoke"),
     icon="block",
     dangerous=True,
+    many_need_proof=True,
     button=lambda n: ngettext("Revoke %(n)d credential", "Revoke %(n)d credentials", n) % {"n": n},
     question=lambda n: (
         ngettext("Cut this person off?", "Cut these %(n)d people off?", n) % {"n": n}

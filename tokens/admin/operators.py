@@ -8,20 +8,28 @@ what they may.
 from typing import Any, ClassVar, cast
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as BaseGroupAdmin
 from django.contrib.auth.admin import UserAdmin as BaseUserAdmin
 from django.contrib.auth.models import Group, User
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.db.models import Exists, OuterRef, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
-from tokens import clock, roles
+from tokens import accounts, clock, roles, second_factor
+from tokens.admin import second_factor as asking
 from tokens.admin.base import operator
-from tokens.models import Assignment, Tenant
+from tokens.models import Assignment, SecondFactor, Tenant
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
@@ -97,7 +105,8 @@ class UserAdmin(Recorded, BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     form = OperatorForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ("username", "is_active", "is_superuser", "last_login")
+    list_display = ("username", "is_active", "is_superuser", "has_second_factor", "last_login")
+    actions_detail = ("reset_second_factor",)
 
     fieldsets = (
         *(BaseUserAdmin.fieldsets or ()),
@@ -117,6 +126,74 @@ class UserAdmin(Recorded, BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]
         if not change:
             obj.is_staff = True  # or they could not sign in
         super().save_model(request, obj, form, change)
+        if not change:
+            accounts.require_new_password(operator=obj)
+        elif not obj.is_active and "is_active" in form.changed_data:
+            # Or a session would go on where it was, were the account active again.
+            accounts.end_sessions(
+                operator=obj, actor=operator(request), now=clock.now(), why="deactivated"
+            )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        factors = SecondFactor.objects.filter(user=OuterRef("pk"), confirmed=True)
+        rows: QuerySet[User] = super().get_queryset(request)
+        return rows.annotate(second_factor_is_there=Exists(factors))
+
+    @display(  # type: ignore[untyped-decorator]
+        description=gettext_lazy("second factor"), boolean=True
+    )
+    def has_second_factor(self, obj: Any) -> bool:
+        return bool(obj.second_factor_is_there)
+
+    has_reset_second_factor_permission = _superusers_only
+
+    @action(  # type: ignore[untyped-decorator]
+        description=gettext_lazy("Reset second factor"),
+        permissions=["reset_second_factor"],
+        url_path="reset_second_factor",
+        icon="phonelink_erase",
+        variant=ActionVariant.DANGER,
+    )
+    def reset_second_factor(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """For somebody else, who has lost the phone and the codes. Asks who is asking, and shows
+        nothing of the factor."""
+        account = self.get_object(request, unquote(object_id))
+        if account is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        if account.pk == request.user.pk:
+            return HttpResponseRedirect(reverse("remove_second_factor"))
+        back = reverse("admin:auth_user_change", args=[account.pk])
+        confirmed = request.method == "POST" and "confirmed" in request.POST
+        proof = asking.proof(request, sent=confirmed)
+        if proof.is_valid():
+            done = second_factor.remove(operator=account, actor=operator(request), now=clock.now())
+            name = {"name": account.get_username()}
+            if done:
+                text = _("%(name)s has no second factor any more, and was signed out everywhere.")
+                self.message_user(request, text % name, messages.SUCCESS)
+            else:
+                text = _("%(name)s had no second factor. Nothing was changed.")
+                self.message_user(request, text % name, messages.WARNING)
+            return HttpResponseRedirect(back)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Reset second factor"),
+            "subtitle": None,
+            "opts": self.opts,
+            "original": account,
+            "account": account,
+            "is_enrolled": second_factor.is_enrolled(account),
+            "proof": proof,
+            "back": back,
+        }
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, "admin/auth/user/reset_second_factor.html", context)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        fields = [name for part in message for name in part.get("changed", {}).get("fields", ())]
+        if fields == ["password"] and obj.pk != request.user.pk:
+            accounts.require_new_password(operator=obj)
+        return super().log_change(request, obj, message)
 
     def user_change_password(self, request: HttpRequest, *args: Any, **how: Any) -> HttpResponse:
         with transaction.atomic():

@@ -21,6 +21,14 @@ def home(request: HttpRequest) -> str:
     return reverse("admin:index")
 
 
+def account_links(request: HttpRequest) -> list[dict[str, Any]]:
+    """What stands below the operator's own name."""
+    return [
+        {"title": _("Your sign-in"), "link": reverse("account")},
+        {"title": _("Change password"), "link": reverse("admin:password_change")},
+    ]
+
+
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """What this operator may see, and nothing else."""
     return [

@@ -1,3 +1,4 @@
+from tokens.models.account import Account, RecoveryCode, SecondFactor
 from tokens.models.assignment import Assignment
 from tokens.models.attempt import UNSETTLED, Cause, Outcome, RefreshAttempt
 from tokens.models.audit import AuditBatch, AuditChain, AuditEvent
@@ -16,6 +17,7 @@ __all__ = [
     "DEFAULT_TENANT",
     "DEFAULT_USER",
     "UNSETTLED",
+    "Account",
     "Assignment",
     "AuditBatch",
     "AuditChain",
@@ -31,8 +33,10 @@ __all__ = [
     "OAuthCredential",
     "Outcome",
     "Problem",
+    "RecoveryCode",
     "RefreshAttempt",
     "RefreshTally",
+    "SecondFactor",
     "Standing",
     "Status",
     "Tenant",

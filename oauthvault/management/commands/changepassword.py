@@ -15,7 +15,8 @@ class Command(VaultCommand):
 
     help = (
         "Give an operator of the dashboard another password. It is read from standard input. "
-        "Whoever is signed in with the old one is signed out."
+        "Whoever is signed in with the old one is signed out; who signs in with the new one "
+        "chooses one of their own first."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -28,4 +29,7 @@ class Command(VaultCommand):
         set_password(
             operator=operator, password=password_for(operator), actor=actor(), now=clock.now()
         )
-        self.say(f"{operator.get_username()} signs in with the new password from now on.")
+        self.say(
+            f"{operator.get_username()} signs in with the new password from now on, and then "
+            "chooses one of their own."
+        )

@@ -19,8 +19,9 @@ _ROLES = {
 
 class Command(VaultCommand):
     help = (
-        "Make an operator of the dashboard. The password is read from standard input. Without "
-        "options: a superuser, who looks after every tenant and makes other operators."
+        "Make an operator of the dashboard. The password is read from standard input, and they "
+        "choose one of their own at the first sign-in. Without options: a superuser, who looks "
+        "after every tenant and makes other operators."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -56,6 +57,7 @@ class Command(VaultCommand):
                 password=password_for(User(username=name)),
                 role=_ROLES[role] if role else None,
                 tenants=tenants,
+                must_change_password=True,
                 actor=actor(),
                 now=clock.now(),
             )
@@ -63,7 +65,7 @@ class Command(VaultCommand):
             raise CommandError(str(error)) from None
         whom = f", for {', '.join(tenant.slug for tenant in tenants)}" if tenants else ""
         self.say(f"Operator {name} ({role or 'superuser'}{whom}) "
-                 "can sign in at /admin/.")  # fmt: skip
+                 "can sign in at /admin/, and then chooses a password of their own.")  # fmt: skip
 
 
 def _checked_name(text: str) -> str:

@@ -8,9 +8,10 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Min
 
+from oauthvault import first_password
 from oauthvault.datadir import why_unwritable
 from oauthvault.env import ConfigurationError
-from oauthvault.management.commands.init import PASSWORD_FILE, refuse_silent_redis
+from oauthvault.management.commands.init import refuse_silent_redis
 from oauthvault.postgresql import roles
 from tokens import clock, epoch
 from tokens.keyring import damaged_data_keys, load_keyring, verify_keys
@@ -297,10 +298,10 @@ def _files() -> Finding:
         return "files", _BROKEN, f"{', '.join(sorted(loose))}: others may read them; chmod 600"
     if why := why_unwritable(folder):
         return "files", _BROKEN, why
-    if (folder / PASSWORD_FILE).exists():
+    if first_password.is_there():
         return (
             "files", _WORTH_A_LOOK,
-            f"the first operator's password is still in {folder / PASSWORD_FILE}: read it, then "
-            "delete the file",
+            f"the first operator's password is still in {folder / first_password.FILE}: sign in "
+            "with it and change it, which deletes the file",
         )  # fmt: skip
     return "files", _GOOD, f"{folder} is private"

@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, connections
 
 from api.keys import adopt_environment_key
-from oauthvault import datadir, env
+from oauthvault import datadir, env, first_password
 from oauthvault.env import ConfigurationError
 from oauthvault.postgresql import roles
 from tokens import audit, clock, epoch
@@ -35,7 +35,6 @@ from tokens.trail import triggers
 from tokens.trail.anchor import refuse_a_second_beginning
 from tokens.user_ids import BadUserId
 
-PASSWORD_FILE = "admin-password"  # noqa: S105  the name of a file
 # A double click takes the whole of it, and nobody reads one sign for another.
 _LETTERS = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
@@ -99,27 +98,38 @@ class Command(VaultCommand):
             return
         given, name = settings.OAUTHVAULT_ADMIN_PASSWORD, settings.OAUTHVAULT_ADMIN_USER
         password = given.reveal() if given is not None else _new_password()
-        path = settings.OAUTHVAULT_DATA_DIR / PASSWORD_FILE
         to_file = given is None and not self.stdout.isatty()
         if to_file:
             # Before the operator: one whose password nobody can read is locked out.
-            path.unlink(missing_ok=True)
-            datadir.write_once(path, password)
+            first_password.leave(password)
         try:
             create_operator(
-                name=name, password=password, role=None, actor="first start", now=clock.now()
+                name=name,
+                password=password,
+                role=None,
+                # One that was given is kept where it came from; one of ours has been printed.
+                must_change_password=given is None,
+                actor="first start",
+                now=clock.now(),
             )
         except IntegrityError:
             # Made by another `init` in the same moment, which also said the password.
             if to_file:
-                path.unlink(missing_ok=True)
+                first_password.forget()
             return
         if given is not None:
             self.say(f"First operator: {name}, with the password from OAUTHVAULT_ADMIN_PASSWORD.")
         elif to_file:
-            self.say(f"First operator: {name}; the password is in {path} (delete it once read).")
+            path = settings.OAUTHVAULT_DATA_DIR / first_password.FILE
+            self.say(
+                f"First operator: {name}; the password is in {path}, and is changed at the first "
+                "sign-in, which deletes the file."
+            )
         else:
-            self.say(f"First operator: {name}, password {password} (shown this once)")
+            self.say(
+                f"First operator: {name}, password {password} (shown this once; it is changed at "
+                "the first sign-in)"
+            )
 
     def _credential_from_environment(self, now: float) -> None:
         access = settings.CLAUDE_ACCESS_TOKEN

@@ -1,0 +1,63 @@
+"""How long a sign-in lasts: some time without a request, some in all, and until the operator, or
+whoever may, ends all of theirs."""
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.signals import user_logged_in
+from django.dispatch import receiver
+from django.http import HttpRequest
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy
+
+from tokens import accounts, clock
+from tokens.accounts import Standing
+
+# In the session: Unix seconds, and the number that `accounts.end_sessions` counts.
+_BEGAN, _SEEN, _NUMBER = "began_at", "seen_at", "sessions"
+# Seconds between two writings of when it was seen last. A page is no reason to write.
+_WRITTEN_EVERY = 60
+
+
+@receiver(user_logged_in)
+def begin(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
+    now = clock.now()
+    number = accounts.standing_of(user).sessions
+    request.session.update({_BEGAN: now, _SEEN: now, _NUMBER: number})
+
+
+def keep(request: HttpRequest) -> None:
+    """All others of the operator have ended, and this one goes on."""
+    request.session[_NUMBER] = accounts.standing_of(request.user).sessions  # type: ignore[arg-type]
+    request.session.cycle_key()
+
+
+def why_ended(request: HttpRequest, standing: Standing, *, now: float) -> str | Promise | None:
+    """What to tell the operator; None: the session goes on."""
+    began, seen = request.session.get(_BEGAN), request.session.get(_SEEN)
+    if began is None or seen is None or request.session.get(_NUMBER) != standing.sessions:
+        return gettext_lazy("This session was ended. Sign in again.")
+    if now >= began + settings.OAUTHVAULT_ADMIN_SESSION_LIFE:
+        return gettext_lazy("Your session had lasted as long as one may. Sign in again.")
+    if now >= seen + settings.OAUTHVAULT_ADMIN_SESSION_IDLE:
+        return gettext_lazy("Your session was not used for a while and has ended. Sign in again.")
+    return None
+
+
+def note_seen(request: HttpRequest, *, now: float) -> None:
+    if now - request.session[_SEEN] >= _WRITTEN_EVERY:
+        request.session[_SEEN] = now
+
+
+def idle_limit() -> int:
+    return int(settings.OAUTHVAULT_ADMIN_SESSION_IDLE)
+
+
+def is_let_in(request: HttpRequest) -> bool:
+    """Whether nothing stands between the operator and the dashboard (`api.gate`)."""
+    return not getattr(request, "must_first", None)
+
+
+def ends_at(request: HttpRequest) -> float:
+    """Unix seconds: the end of it, whatever is done until then."""
+    return float(request.session[_BEGAN] + settings.OAUTHVAULT_ADMIN_SESSION_LIFE)
