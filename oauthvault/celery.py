@@ -57,7 +57,7 @@ class SignsOfLife(bootsteps.StartStopStep):
         if self._entry is not None:
             self._entry.cancel()
             self._entry = None
-            workers.leave(self._name)
+            workers.leave_quietly(self._name)
 
     shutdown = stop
 

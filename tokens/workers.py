@@ -8,6 +8,8 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from django.db import DatabaseError, connection
@@ -49,24 +51,21 @@ def beat(name: str, *, now: float) -> None:
         Heartbeat.objects.filter(part__startswith=_PREFIX, at__lt=now - _LEFT_FOR).delete()
 
 
-def beat_quietly(name: str) -> None:
-    """The same from a thread that must go on whatever the database does."""
-    try:
-        beat(name, now=clock.now())
-    except DatabaseError as error:
-        logger.warning("this worker's sign of life cannot be written: %s", type(error).__name__)
-    finally:
-        connection.close()
-
-
 def leave(name: str) -> None:
-    """``name`` ends. Without a database its row is swept up by the others."""
-    try:
-        Heartbeat.objects.filter(part=name).delete()
-    except DatabaseError as error:
-        logger.info("this worker's last sign of life stays: %s", type(error).__name__)
-    finally:
-        connection.close()
+    """``name`` ends."""
+    Heartbeat.objects.filter(part=name).delete()
+
+
+def beat_quietly(name: str) -> None:
+    """For a worker, which goes on whatever the database does."""
+    with _without_complaint():
+        beat(name, now=clock.now())
+
+
+def leave_quietly(name: str) -> None:
+    """For a worker that ends: what it cannot delete, the others sweep up."""
+    with _without_complaint():
+        leave(name)
 
 
 def look(*, now: float) -> Workers:
@@ -79,3 +78,14 @@ def look(*, now: float) -> Workers:
         alive=sum(at > now - _MISSED * EVERY for at in times),
         last_seen=max(times, default=None),
     )
+
+
+@contextmanager
+def _without_complaint() -> Iterator[None]:
+    """The thread's connection is closed afterwards: nobody else would."""
+    try:
+        yield
+    except DatabaseError as error:
+        logger.warning("this worker's sign of life cannot be written: %s", type(error).__name__)
+    finally:
+        connection.close()
