@@ -52,14 +52,16 @@ class SignsOfLife(bootsteps.StartStopStep):
         )
 
     def stop(self, consumer: Any) -> None:
-        from tokens import workers
-
+        """The broker was lost, perhaps for a moment, or the worker ends."""
         if self._entry is not None:
             self._entry.cancel()
             self._entry = None
-            workers.leave_quietly(self._name)
 
-    shutdown = stop
+    def shutdown(self, consumer: Any) -> None:
+        from tokens import workers
+
+        self.stop(consumer)
+        workers.leave_quietly(self._name)
 
 
 app.steps["consumer"].add(SignsOfLife)
