@@ -38,7 +38,7 @@ from api.keys import (
 )
 from api.models import ApiKey, KeyKind
 from tokens import clock, notices
-from tokens.admin import facts
+from tokens.admin import facts, first_steps
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.base import operator
 from tokens.admin.times import moment
@@ -494,3 +494,20 @@ class ApiKeyAdmin(ActingModelAdmin):
             _("If nobody knows why, rotate or revoke it."),
             moment(found.noticed_at, now=now),
         )  # fmt: skip
+
+
+@first_steps.add
+def a_key(request: HttpRequest) -> first_steps.Step | None:
+    """What a vault without a living key lacks: nobody can ask it for anything."""
+    if not request.user.has_perm("api.view_apikey"):
+        return None
+    living = ApiKey.objects.filter(revoked_at=None).exclude(expires_at__lte=int(clock.now()))
+    may_make = request.user.has_perm("api.add_apikey")
+    return first_steps.Step(
+        title=_("A service key: what LiteLLM shows to be handed the tokens"),
+        is_done=living.exists(),
+        why=_("It is shown once. Give it to the proxy as OAUTHVAULT_SERVICE_KEY."),
+        link=reverse("admin:api_apikey_add") if may_make else "",
+        link_text=_("Make a key"),
+        command="oauthvault create_key my-team",
+    )

@@ -20,9 +20,9 @@ from oauthvault.cache import shared
 from oauthvault.celery import app
 from oauthvault.env import ConfigurationError
 from tokens import clock, epoch, isolation
+from tokens.condition import SCHEDULER
 from tokens.errors import EncryptionError
 from tokens.keyring import load_keyring, verify_keys
-from tokens.metrics import SCHEDULER
 from tokens.models import Heartbeat, OAuthCredential, Standing
 from tokens.refresh import gate, spool
 

@@ -4,7 +4,7 @@ import logging
 import os
 from typing import Any
 
-from celery import Celery
+from celery import Celery, bootsteps
 from celery import Task as BaseTask
 from celery.signals import beat_init
 from django.conf import settings
@@ -28,6 +28,43 @@ class Task(BaseTask):  # type: ignore[type-arg]  # takes none at run time
 app = Celery("oauthvault", task_cls=Task)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+class SignsOfLife(bootsteps.StartStopStep):
+    """A worker says that it is alive for as long as it takes messages: without its broker it
+    says nothing, and counts as away."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._name = ""
+        self._entry: Any = None
+
+    def start(self, consumer: Any) -> None:
+        # Not before: the models are there once Django is.
+        from tokens import workers
+
+        self._name = self._name or workers.name_of_this_one()
+        workers.beat_quietly(self._name)
+        self._entry = consumer.timer.call_repeatedly(
+            workers.EVERY, workers.beat_quietly, (self._name,)
+        )
+
+    def stop(self, consumer: Any) -> None:
+        """The broker was lost, perhaps for a moment, or the worker ends."""
+        if self._entry is not None:
+            self._entry.cancel()
+            self._entry = None
+
+    def shutdown(self, consumer: Any) -> None:
+        from tokens import workers
+
+        self.stop(consumer)
+        workers.leave_quietly(self._name)
+
+
+app.steps["consumer"].add(SignsOfLife)
 # For every thread: a request's thread that publishes a task must find this broker.
 app.set_default()
 

@@ -6,11 +6,13 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,26 @@ def test_an_empty_directory_becomes_a_vault_that_answers(up: Callable[..., Vault
     assert vault.data.stat().st_mode & 0o777 == 0o700
     for address in ("/auth/claude/health", "/admin/"):
         assert vault.base + address in vault.output()
+
+
+def test_the_worker_is_heard_of_while_it_runs_and_leaves_nothing_behind(
+    up: Callable[..., Vault],
+) -> None:
+    vault = up()
+    vault.wait_until_ready()
+
+    def workers() -> list[str]:
+        with closing(sqlite3.connect(vault.data / "oauthvault.sqlite3")) as database:
+            return [
+                part
+                for (part,) in database.execute(
+                    "SELECT part FROM tokens_heartbeat WHERE part LIKE 'worker %'"
+                )
+            ]
+
+    until(lambda: len(workers()) == 1)
+    vault.stop()
+    assert workers() == []
 
 
 def test_ctrl_c_ends_everything_within_ten_seconds(up: Callable[..., Vault]) -> None:

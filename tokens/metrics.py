@@ -11,9 +11,8 @@ format in which they are served.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from django.conf import settings
 from django.db import connection
-from django.db.models import Count, Min, Q, Sum
+from django.db.models import Count, Min, Sum
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -24,15 +23,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from tokens import clock, endings, epoch, handouts, isolation, notices
-from tokens.listing import renewable, status_in_sql
+from tokens import clock, endings, epoch, handouts, isolation, notices, statistics, workers
+from tokens.condition import SCHEDULER
+from tokens.listing import status_in_sql
 from tokens.models import (
     AuditChain,
     HandOutTally,
     Heartbeat,
     OAuthCredential,
     RefreshTally,
-    Standing,
     Status,
     Tenant,
     TenantStatistics,
@@ -42,7 +41,6 @@ from tokens.statistics import ENDINGS, LATENCY_BUCKETS_MS, active_at
 from tokens.trail import triggers
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SCHEDULER = "scheduler"
 
 _ACTIVE = "litellm_claude_oauth_tokens_active"
 _REFRESHED = "litellm_claude_oauth_tokens_refreshed"
@@ -236,19 +234,7 @@ def _by_status(now: float) -> Metric:
 
 def _in_need(now: float) -> Iterator[Metric]:
     """Whom the scheduler has left behind, and whom only a new login will help. One query."""
-    at = int(now)
-    ending = {
-        days: Count(
-            "pk",
-            filter=Q(standing=Standing.ACTIVE)
-            & endings.end_between(after=at, until=at + days * endings.DAY),
-        )
-        for days in endings.WARNING_DAYS
-    }
-    counted = OAuthCredential.objects.order_by().aggregate(
-        overdue=Count("pk", filter=_overdue(now)),
-        **{f"within_{days}d": count for days, count in ending.items()},
-    )
+    counted = OAuthCredential.objects.order_by().aggregate(**statistics.in_need(now=now))
     yield GaugeMetricFamily(
         "oauthvault_refreshes_overdue",
         "Credentials whose refresh should have happened by now.",
@@ -260,22 +246,9 @@ def _in_need(now: float) -> Iterator[Metric]:
         "days and need their person then.",
         labels=["within"],
     )
-    for days in ending:
+    for days in endings.WARNING_DAYS:
         logins.add_metric([f"{days}d"], counted[f"within_{days}d"])
     yield logins
-
-
-def _overdue(now: float) -> Q:
-    """Whose refresh should have happened: a due time that two sweeps have passed by, or a
-    token that ended although it could have been renewed."""
-    late = Q(refresh_due_at__lte=int(now - 2 * settings.SWEEP_INTERVAL)) | Q(
-        expires_at__lte=int(now)
-    )
-    return (
-        late
-        & Q(standing=Standing.ACTIVE, suspended_at=None, tenant__suspended_at=None)
-        & renewable()
-    )
 
 
 def _scheduler(now: float) -> Iterator[Metric]:
@@ -286,6 +259,11 @@ def _scheduler(now: float) -> Iterator[Metric]:
             "Seconds since the scheduler last had a sweep done.",
             value=max(0.0, now - beat.at),
         )
+    yield GaugeMetricFamily(
+        "oauthvault_workers_alive",
+        "Workers that were heard of within the last minute.",
+        value=workers.look(now=now).alive,
+    )
 
 
 def _far_side(now: float) -> Iterator[Metric]:

@@ -1,17 +1,23 @@
 """Counts: kept ones, written with what they count, and those read from the rows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, F, Min, Model, Q, Sum
+from django.conf import settings
+from django.db.models import Case, Count, F, Min, Model, Q, Sum, When
+from django.db.models.aggregates import Aggregate
 
-from tokens import isolation
+from tokens import endings, isolation
+from tokens.listing import renewable, status_in_sql
 from tokens.models import (
+    HandOutTally,
     OAuthCredential,
     Outcome,
     RefreshAttempt,
     RefreshTally,
     Standing,
+    Status,
     Tenant,
     TenantStatistics,
 )
@@ -24,7 +30,10 @@ ENDINGS = [outcome for outcome in Outcome if outcome != Outcome.IN_FLIGHT]
 
 _SOON = 3600
 _DAY = 86_400
-_FAILED = [outcome for outcome in ENDINGS if outcome not in (Outcome.REFRESHED, Outcome.SUPERSEDED)]
+# What of them is a failure.
+FAILURES = [
+    outcome for outcome in ENDINGS if outcome not in (Outcome.REFRESHED, Outcome.SUPERSEDED)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,27 @@ class Statistics:
     as_of: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """Everything that is counted of credentials, as of one moment and by one look at the rows.
+
+    ``overdue_since``: since when the first of the overdue ones is
+    (Unix seconds). ``logins_ending``: how many end within so many days. ``chosen``: what the
+    caller wanted to have counted as well.
+    """
+
+    statistics: Statistics
+    by_status: Mapping[Status, int]
+    overdue: int
+    overdue_since: int | None
+    logins_ending: Mapping[int, int]
+    chosen: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_status.values())
+
+
 @isolation.of_its_tenant
 def statistics_for(*, tenant: Tenant, now: float) -> Statistics:
     return _statistics(Q(tenant=tenant), now=now)
@@ -56,9 +86,69 @@ def statistics_of_all(*, now: float) -> Statistics:
     return _statistics(Q(), now=now)
 
 
-def statistics_in_scope(*, now: float) -> Statistics:
-    """The same for the tenants for whom the code is at work, together."""
-    return _statistics(Q(), now=now)
+def overview_in_scope(*, now: float, chosen: Mapping[str, Q] | None = None) -> Overview:
+    """The same, and more, of the tenants for whom the code is at work, together."""
+    told = status_in_sql(now=now)
+    counted = (
+        OAuthCredential.objects.order_by()
+        .alias(told=told)
+        .aggregate(
+            overdue_since=Min(_overdue_since(now), filter=overdue(now=now)),
+            **_counts(now),
+            **in_need(now=now),
+            # No GROUP BY: PostgreSQL takes the status for something of which there are many, and
+            # would sort all the rows by it.
+            **{f"is_{status}": Count("pk", filter=Q(told=status.value)) for status in Status},
+            **{
+                f"chosen_{name}": Count("pk", filter=condition)
+                for name, condition in (chosen or {}).items()
+            },
+        )
+    )
+    return Overview(
+        statistics=_statistics(Q(), now=now, counts=counted),
+        by_status={status: counted[f"is_{status}"] for status in Status},
+        overdue=counted["overdue"],
+        overdue_since=counted["overdue_since"],
+        logins_ending={days: counted[f"within_{days}d"] for days in endings.WARNING_DAYS},
+        chosen={name: counted[f"chosen_{name}"] for name in chosen or ()},
+    )
+
+
+def results_in_scope() -> dict[str, int]:
+    """What has come of questions for a token ever: `handed_out`, or the code of the refusal."""
+    return dict(HandOutTally.objects.order_by().values_list("result").annotate(number=Sum("count")))
+
+
+def in_need(*, now: float) -> dict[str, Count]:
+    """How many the scheduler has left behind (``overdue``), and how many only a new login will
+    help (``within_7d`` and so on): to be counted by whatever asks for the rows."""
+    return {
+        "overdue": Count("pk", filter=overdue(now=now)),
+        **{
+            f"within_{days}d": Count("pk", filter=login_ends(within=days, now=now))
+            for days in endings.WARNING_DAYS
+        },
+    }
+
+
+def overdue(*, now: float) -> Q:
+    """Whose refresh should have happened: a due time that two sweeps have passed by, or a
+    token that ended although it could have been renewed."""
+    late = Q(refresh_due_at__lte=_two_sweeps_ago(now)) | Q(expires_at__lte=int(now))
+    return (
+        late
+        & Q(standing=Standing.ACTIVE, suspended_at=None, tenant__suspended_at=None)
+        & renewable()
+    )
+
+
+def login_ends(*, within: int, now: float) -> Q:
+    """Whose login, or token that nothing renews, ends for good within so many days."""
+    at = int(now)
+    return Q(standing=Standing.ACTIVE) & endings.end_between(
+        after=at, until=at + within * endings.DAY
+    )
 
 
 def count_refresh(*, tenant: Tenant, outcome: Outcome, latency_ms: int) -> None:
@@ -91,19 +181,13 @@ def count_rejection(*, tenant: Tenant) -> None:
     _add(TenantStatistics, {"tenant_id": tenant.pk}, auth_failures=1)
 
 
-def _statistics(whose: Q, *, now: float) -> Statistics:
-    at = int(now)
-    counts = OAuthCredential.objects.filter(whose).aggregate(
-        active=Count("pk", filter=active_at(at)),
-        soon=Count("pk", filter=active_at(at) & Q(expires_at__lte=at + _SOON)),
-        expired=Count("pk", filter=Q(standing=Standing.ACTIVE, expires_at__lte=at)),
-        lost=Count("pk", filter=Q(standing=Standing.REAUTHORIZATION_REQUIRED)),
-        revoked=Count("pk", filter=Q(standing=Standing.REVOKED)),
-        next=Min("expires_at", filter=active_at(at)),
-    )
+def _statistics(whose: Q, *, now: float, counts: Mapping[str, Any] | None = None) -> Statistics:
+    """``counts``: what `_counts` count, where that has been done already."""
+    if counts is None:
+        counts = OAuthCredential.objects.filter(whose).aggregate(**_counts(now))
     last_day = RefreshAttempt.objects.filter(whose, started_at__gt=now - _DAY).aggregate(
-        succeeded=Count("pk", filter=Q(outcome=Outcome.REFRESHED)),
-        failed=Count("pk", filter=Q(outcome__in=_FAILED)),
+        succeeded=Count("outcome", filter=Q(outcome=Outcome.REFRESHED)),
+        failed=Count("outcome", filter=Q(outcome__in=FAILURES)),
     )
     kept = TenantStatistics.objects.filter(whose).aggregate(
         succeeded=Sum("refreshes_succeeded", default=0),
@@ -121,9 +205,33 @@ def _statistics(whose: Q, *, now: float) -> Statistics:
         succeeded_last_24h=last_day["succeeded"],
         failed_last_24h=last_day["failed"],
         auth_failures=int(kept["refused"]),
-        next_expiry=counts["next"],
-        as_of=at,
+        next_expiry=counts["next_expiry"],
+        as_of=int(now),
     )
+
+
+def _counts(now: float) -> dict[str, Aggregate]:
+    at = int(now)
+    return {
+        "active": Count("pk", filter=active_at(at)),
+        "soon": Count("pk", filter=active_at(at) & Q(expires_at__lte=at + _SOON)),
+        "expired": Count("pk", filter=Q(standing=Standing.ACTIVE, expires_at__lte=at)),
+        "lost": Count("pk", filter=Q(standing=Standing.REAUTHORIZATION_REQUIRED)),
+        "revoked": Count("pk", filter=Q(standing=Standing.REVOKED)),
+        "next_expiry": Min("expires_at", filter=active_at(at)),
+    }
+
+
+def _overdue_since(now: float) -> Case:
+    """By the due time where there is one that has passed, else by the end of the token."""
+    return Case(
+        When(refresh_due_at__lte=_two_sweeps_ago(now), then=F("refresh_due_at")),
+        default=F("expires_at"),
+    )
+
+
+def _two_sweeps_ago(now: float) -> int:
+    return int(now - 2 * settings.SWEEP_INTERVAL)
 
 
 def active_at(at: int) -> Q:

@@ -13,7 +13,7 @@ from django.db import connection
 from django.test import Client
 
 from tests.admin.canaries import Canaries
-from tokens import roles
+from tokens import roles, workers
 from tokens.credential_file import parse_credentials
 from tokens.importing import import_credential
 from tokens.models import (
@@ -144,6 +144,7 @@ def mixed_cast(acme: Tenant, globex: Tenant, canaries: Canaries) -> Cast:
             minute=int(now) // 60 - minutes, count=1 + minutes % 7,
         )  # fmt: skip
     Heartbeat.objects.update_or_create(part="scheduler", defaults={"at": now - 7})
+    workers.beat("worker here", now=now - 4)
     return cast
 
 

@@ -158,3 +158,35 @@ def make_a_key(page: Page, address: str, scheme: str) -> None:
     expect(page.get_by_text(f"{text[:12]}…").first).to_be_visible()
     assert text[12:] not in page.content()
     picture(page, f"key-{scheme}")
+
+
+def test_home_fits_a_phone_and_its_charts_are_in_the_page_itself(
+    operator: User, cast: Cast, live_server: LiveServer
+) -> None:
+    """Neither the charts nor their tables nor the other period wait for a script."""
+    with chromium() as browser:
+        context = browser.new_context(viewport={"width": 390, "height": 844})
+        page = context.new_page()
+        complaints = listen(page, live_server.url)
+        sign_in(page, live_server.url)
+        picture(page, "home-phone")
+        fits(page, 390)
+        page.get_by_role("link", name="7 days", exact=True).press("Enter")
+        expect(page.get_by_role("img", name="in the last 7 days, by the hour: 3")).to_be_visible()
+        page.locator("details summary").first.press("Enter")
+        expect(page.get_by_role("cell", name="1 server not reached")).to_be_visible()
+        fits(page, 390)
+        assert (
+            page.locator("#home script, #home [x-data], #home [style], #home canvas").count() == 0
+        )
+        context.close()
+    assert complaints == []
+
+
+def fits(page: Page, width: int) -> None:
+    """Nothing that stands on the page is wider than it."""
+    for selector in ("#home", ".ov-card", ".ov-chart", "details"):
+        for box in [each.bounding_box() for each in page.locator(selector).all()]:
+            assert box is not None
+            assert box["x"] >= 0, selector
+            assert box["x"] + box["width"] <= width, selector

@@ -14,7 +14,7 @@ from kombu.exceptions import KombuError
 from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
 from unfold.views import ChangeList
 
-from tokens import clock, endings, own_settings, vault
+from tokens import clock, endings, own_settings, statistics, vault
 from tokens.admin import facts
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.timeline import busy_minutes, timeline_of
@@ -34,6 +34,8 @@ class StatusFilter(DropdownFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return [
             ("cannot_work", gettext_lazy("cannot work right now")),
+            ("failing", gettext_lazy("works, last refresh failed")),
+            ("overdue", gettext_lazy("refresh overdue")),
             *((status.value, label) for status, (label, _tone) in facts.STATUS.items()),
         ]
 
@@ -41,6 +43,10 @@ class StatusFilter(DropdownFilter):
         wanted, now = self.value(), clock.now()
         if wanted == "cannot_work":
             return queryset.filter(facts.cannot_work(now=now))
+        if wanted == "failing":
+            return queryset.filter(facts.failing(now=now))
+        if wanted == "overdue":
+            return queryset.filter(statistics.overdue(now=now))
         if wanted in Status.values:
             return queryset.alias(told=status_in_sql(now=now)).filter(told=wanted)
         return queryset
@@ -82,11 +88,9 @@ class LoginFilter(DropdownFilter):
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        wanted, now = self.value(), int(clock.now())
+        wanted = self.value()
         if wanted in ("1", "3", "7"):
-            return queryset.exclude(standing=Standing.REVOKED).filter(
-                endings.end_between(after=now, until=now + int(wanted) * endings.DAY)
-            )
+            return queryset.filter(statistics.login_ends(within=int(wanted), now=clock.now()))
         return queryset
 
 

@@ -1,94 +1,140 @@
 """The home page: can everybody work, who cannot and why, and is the vault itself at work."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
-from django.db.models import Count, F
+from django.db.models import F
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from oauthvault.env import ConfigurationError
-from tokens import clock, epoch, statistics
-from tokens.admin import facts
-from tokens.admin.times import distance, exact, moment, span
-from tokens.keyring import load_keyring
-from tokens.listing import status_in_sql
-from tokens.models import AuditChain, Heartbeat, OAuthCredential, Standing
-from tokens.refresh import gate, spool
-from tokens.roles import ALL_TENANTS
-from tokens.rotation.keks import to_rewrap
-from tokens.trail import triggers
+from tokens import clock, condition, courses, endings, handouts, statistics
+from tokens.admin import charts, facts, first_steps, problems
+from tokens.admin.charts import Chart, Column, Part
+from tokens.admin.outcomes import TONES, WORDS
+from tokens.admin.problems import Problem
+from tokens.admin.times import day, distance, exact, moment, time_of_day
+from tokens.condition import Condition, TrailCondition
+from tokens.courses import HOUR, MINUTE, Hour, Minute
+from tokens.models import OAuthCredential, Standing
+from tokens.statistics import Overview
 
-_SHOWN = 10
-_NEXT = 8
-# A beat that was missed may be chance; after three the scheduler is called away.
-_BEATS_MISSED = 3
+_SHOWN, _ENDING_SHOWN = 10, 5
+_NEXT = 5
+# What ?refreshes= may say, and how many hours that is; the first is what is shown unasked.
+_PERIODS = {"24h": 24, "7d": 7 * 24}
+# Hand-outs are shown for so many minutes.
+_MINUTES = 60
+# So many codes of refused hand-outs are named.
+_REFUSALS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scheduler:
-    """When it was last seen; ``away``: longer ago than it may be."""
+class Failures:
+    """One class of failed refreshes, and how many there were."""
 
-    last_beat: SafeString
-    age: str
-    away: bool
+    tone: str
+    words: str
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refreshes:
+    """The refreshes of the period, drawn and in words. ``rows``: the hours in which there was
+    one, newest first: when, succeeded, failed, and what the failures were."""
+
+    period: str
+    links: Sequence[tuple[str, str, bool]]
+    succeeded: int
+    failed: int
+    successes: Chart
+    failures: Chart
+    classes: Sequence[Failures]
+    rows: Sequence[tuple[str, int, int, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandOuts:
+    """``total``: in the last hour. ``ever`` and ``refused``: since the vault was made, the latter
+    by code in ``refusals``, the most frequent first."""
+
+    total: int
+    ever: int
+    refused: int
+    refusals: Sequence[tuple[str, int]]
+    chart: Chart
+    rows: Sequence[tuple[str, int]]
 
 
 def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """What templates/admin/index.html shows. Nothing of credentials without the right to
     see them."""
-    may_see = request.user.has_perm("tokens.view_oauthcredential")
-    context["may_see"] = may_see
-    context["title"] = _("Home")
-    if request.user.has_perm("tokens.view_auditevent"):
-        context["broken_chains"] = AuditChain.objects.exclude(broken="").count()
-        context["unguarded"] = bool(triggers.missing(connection))
-        context["trail_link"] = reverse("admin:tokens_auditevent_changelist")
-    if not may_see:
-        return context
     now = clock.now()
-    scheduler = _scheduler(now)
-    stopped = OAuthCredential.objects.filter(facts.cannot_work(now=now))
-    how_many = stopped.count()
-    by_status = _by_status(now)
-    total = sum(entry["count"] for entry in by_status)
-    usable = statistics.statistics_in_scope(now=now)
-    door = gate.look(now=now)
-    state = epoch.deployment()
+    may_see = request.user.has_perm("tokens.view_oauthcredential")
     context |= {
+        "title": _("Home"),
+        "may_see": may_see,
+        "first_steps": first_steps.left(request),
         "as_of": exact(now),
-        "total": total,
-        "headline": _headline(how_many, total, usable.active_tokens),
-        "tone": _tone(how_many, usable.active_tokens, uneasy=scheduler.away or door.found_down),
-        "stopped": [_stopped(each, now) for each in _first(stopped, now)],
-        "stopped_count": how_many,
-        "stopped_link": f"{_list()}?status=cannot_work",
-        "ending": [_stopping(each, now) for each in _ending(now)],
-        "by_status": by_status,
-        "next": [_expiry(each, now) for each in _next_expiries(now)],
-        "statistics": usable,
-        "scheduler": scheduler,
-        "auto_refresh": settings.CLAUDE_OAUTH_AUTO_REFRESH,
-        "closed_until": moment(door.closed_until, now=now) if door.closed_until else None,
-        "found_down": door.found_down,
-        "spooled": spool.depth(state.vault_id),
-        "under_older_kek": _under_older_kek() if request.user.has_perm(ALL_TENANTS) else 0,
-        "quarantined": moment(state.quarantined_at, now=now) if state.quarantined_at else None,
-        "quarantine_reason": state.quarantine_reason,
-        "list_link": _list(),
+        "again": request.get_full_path(),
+    }
+    found: list[Problem] = []
+    if may_see:
+        found += _credentials(request, context, now)
+    if request.user.has_perm("tokens.view_auditevent"):
+        trail = condition.look_at_trail(now=now)
+        context |= _of_the_trail(trail, now)
+        found += problems.of_the_trail(trail, now=now)
+    found.sort(key=lambda problem: problem.tone != "bad")
+    context |= {
+        "problems": found,
+        "tone": _tone(context.get("stopped_count", 0), context.get("usable", 0), found),
     }
     return context
 
 
-def _tone(stopped: int, usable: int, *, uneasy: bool) -> str:
-    if stopped:
+def _credentials(request: HttpRequest, context: dict[str, Any], now: float) -> list[Problem]:
+    """Fill in what only those may know who may see credentials; what is wrong with the vault."""
+    cannot_work = facts.cannot_work(now=now)
+    overview = statistics.overview_in_scope(
+        now=now, chosen={"stopped": cannot_work, "failing": facts.failing(now=now)}
+    )
+    state = condition.look(now=now)
+    stopped, usable = overview.chosen["stopped"], overview.statistics.active_tokens
+    context |= {
+        "total": overview.total,
+        "usable": usable,
+        "headline": _headline(stopped, overview.total, usable),
+        "stopped_count": stopped,
+        "stopped_link": f"{_list()}?status=cannot_work",
+        "stopped": [_stopped(each, now) for each in _first(cannot_work, now)] if stopped else [],
+        "login_ends": _login_ends(overview),
+        "ending": [_stopping(each, now) for each in _ending(now)],
+        "by_status": _by_status(overview),
+        "shares": charts.share(
+            [
+                Part(tone=tone, number=overview.by_status[status])
+                for status, (_label, tone) in facts.STATUS.items()
+            ]
+        ),
+        "next": [_expiry(each, now) for each in _next_expiries(now)],
+        "statistics": overview.statistics,
+        "overdue": overview.overdue,
+        "refreshes": _refreshes(_period(request), now),
+        "hand_outs": _hand_outs(now),
+        **_of_the_vault(state),
+    }
+    return list(problems.of_the_vault(request, state, overview, now=now))
+
+
+def _tone(stopped: int, usable: int, found: Sequence[Problem]) -> str:
+    if stopped or any(problem.tone == "bad" for problem in found):
         return "bad"
-    return "uneasy" if uneasy or not usable else "good"
+    return "uneasy" if found or not usable else "good"
 
 
 def _headline(stopped: int, total: int, usable: int) -> str:
@@ -101,10 +147,15 @@ def _headline(stopped: int, total: int, usable: int) -> str:
     return _("Everybody can work.") if usable else _("Nobody can work: all are revoked.")
 
 
-def _first(stopped: Any, now: float) -> list[OAuthCredential]:
+# --- Who, and until when --------------------------------------------------------------------
+
+
+def _first(cannot_work: Any, now: float) -> list[OAuthCredential]:
     """Whom a person must help first; among those, whoever worked last."""
     return _attached(
-        stopped.order_by(facts.urgency(), F("last_used").desc(nulls_last=True), "pk")[:_SHOWN],
+        OAuthCredential.objects.filter(cannot_work).order_by(
+            facts.urgency(), F("last_used").desc(nulls_last=True), "pk"
+        )[:_SHOWN],
         now,
     )
 
@@ -113,13 +164,14 @@ def _ending(now: float) -> list[OAuthCredential]:
     """Who works now and will not for long, whoever stops first before the others."""
     return _attached(
         OAuthCredential.objects.filter(facts.will_stop(now=now)).order_by(facts.stops_at(), "pk")[
-            :_SHOWN
+            :_ENDING_SHOWN
         ],
         now,
     )
 
 
 def _next_expiries(now: float) -> list[OAuthCredential]:
+    """Served by the index `credential_next_expiry`, and for one tenant `credential_expiry`."""
     return _attached(
         OAuthCredential.objects.filter(
             standing=Standing.ACTIVE, suspended_at=None, expires_at__gt=int(now)
@@ -176,43 +228,178 @@ def _expiry(credential: OAuthCredential, now: float) -> dict[str, Any]:
     }
 
 
-def _by_status(now: float) -> list[dict[str, Any]]:
-    counts = dict(
-        OAuthCredential.objects.order_by()
-        .annotate(told=status_in_sql(now=now))
-        .values_list("told")
-        .annotate(count=Count("pk"))
-    )
+# --- How many -------------------------------------------------------------------------------
+
+
+def _login_ends(overview: Overview) -> list[dict[str, Any]]:
     return [
         {
-            "badge": facts.badge(label, tone),
-            "count": counts.get(status.value, 0),
-            "link": f"{_list()}?status={status.value}",
+            "days": days,
+            "words": ngettext("within %(n)d day", "within %(n)d days", days) % {"n": days},
+            "count": overview.logins_ending[days],
+            "link": f"{_list()}?login_ends={days}",
         }
-        for status, (label, tone) in facts.STATUS.items()
-        if status.value in counts
+        for days in sorted(endings.WARNING_DAYS)
     ]
 
 
-def _scheduler(now: float) -> Scheduler:
-    beat = Heartbeat.objects.filter(part="scheduler").first()
-    if beat is None:
-        return Scheduler(last_beat=moment(None, now=now, never=_("never")), age="", away=True)
-    age = max(0.0, now - beat.at)
-    return Scheduler(
-        last_beat=moment(beat.at, now=now),
-        age=span(age),
-        away=age > _BEATS_MISSED * settings.SWEEP_INTERVAL,
+def _by_status(overview: Overview) -> list[dict[str, Any]]:
+    return [
+        {
+            "badge": facts.badge(label, tone),
+            "count": overview.by_status[status],
+            "link": f"{_list()}?status={status.value}",
+        }
+        for status, (label, tone) in facts.STATUS.items()
+        if overview.by_status[status]
+    ]
+
+
+# --- How it went ----------------------------------------------------------------------------
+
+
+def _period(request: HttpRequest) -> str:
+    asked = request.GET.get("refreshes", "")
+    return asked if asked in _PERIODS else next(iter(_PERIODS))
+
+
+def _refreshes(period: str, now: float) -> Refreshes:
+    hours = courses.refreshes_by_hour(hours=_PERIODS[period], now=now)
+    succeeded = sum(hour.succeeded for hour in hours)
+    by_class = {outcome: sum(hour.failed.get(outcome, 0) for hour in hours) for outcome in WORDS}
+    failed = sum(by_class.values())
+    spoken = {
+        "24h": _("in the last 24 hours"),
+        "7d": _("in the last 7 days"),
+    }[period]
+    told = {"spoken": spoken, "n": succeeded, "failed": failed}
+    return Refreshes(
+        period=period,
+        links=[
+            (_("24 hours"), "?refreshes=24h#refreshes", period == "24h"),
+            (_("7 days"), "?refreshes=7d#refreshes", period == "7d"),
+        ],
+        succeeded=succeeded,
+        failed=failed,
+        successes=charts.chart(
+            [
+                Column(
+                    title=f"{_hour(hour, now)}: {hour.succeeded}",
+                    parts=[Part(tone="good", number=hour.succeeded)],
+                )
+                for hour in hours
+            ],
+            words=_("Refreshes that succeeded %(spoken)s, by the hour: %(n)d together.") % told,
+        ),
+        failures=charts.chart(
+            [
+                Column(
+                    title=f"{_hour(hour, now)}: {_classes(hour) or 0}",
+                    parts=[
+                        Part(tone=TONES[outcome], number=hour.failed.get(outcome, 0))
+                        for outcome in WORDS
+                    ],
+                    tick=_tick(hour, period),
+                )
+                for hour in hours
+            ],
+            words=_("Refreshes that failed %(spoken)s, by the hour: %(failed)d together.") % told,
+        ),
+        classes=[
+            Failures(tone=TONES[outcome], words=str(WORDS[outcome]), number=number)
+            for outcome, number in by_class.items()
+            if number
+        ],
+        rows=[
+            (_hour(hour, now), hour.succeeded, sum(hour.failed.values()), _classes(hour))
+            for hour in reversed(hours)
+            if hour.succeeded or hour.failed
+        ],
     )
 
 
-def _under_older_kek() -> int:
-    """How many keys the primary encryption key does not open yet. Without a key at hand this
-    page is not the one to say so: nothing works then, and health says why."""
-    try:
-        return to_rewrap(load_keyring())
-    except ConfigurationError:
-        return 0
+def _hour(hour: Hour, now: float) -> str:
+    """``11-22 13:00–14:00``, and for the one that goes on still, ``11-22 14:00–now``"""
+    ends = hour.begins + HOUR
+    end = time_of_day(ends) if ends <= now else _("now")
+    return f"{day(hour.begins)} {time_of_day(hour.begins)}–{end}"
+
+
+def _classes(hour: Hour) -> str:
+    return ", ".join(
+        f"{number} {WORDS[outcome]}" for outcome, number in hour.failed.items() if number
+    )
+
+
+def _tick(hour: Hour, period: str) -> str:
+    of_day = time_of_day(hour.begins)
+    if period == "7d":
+        return day(hour.begins) if of_day == "00:00" else ""
+    return of_day if of_day in ("00:00", "06:00", "12:00", "18:00") else ""
+
+
+def _hand_outs(now: float) -> HandOuts:
+    minutes = courses.hand_outs_by_minute(minutes=_MINUTES, now=now)
+    total = sum(minute.count for minute in minutes)
+    results = statistics.results_in_scope()
+    ever = results.pop(handouts.HANDED_OUT, 0)
+    return HandOuts(
+        total=total,
+        ever=ever,
+        refused=sum(results.values()),
+        refusals=sorted(results.items(), key=lambda each: (-each[1], each[0]))[:_REFUSALS],
+        chart=charts.chart(
+            [
+                Column(
+                    title=f"{time_of_day(minute.begins)}: {minute.count}",
+                    parts=[Part(tone="plain", number=minute.count)],
+                    tick=_quarter(minute),
+                )
+                for minute in minutes
+            ],
+            words=_("Hand-outs of tokens in the last hour, by the minute: %(n)d together.")
+            % {"n": total},
+        ),
+        rows=[
+            (time_of_day(minute.begins), minute.count)
+            for minute in reversed(minutes)
+            if minute.count
+        ],
+    )
+
+
+def _quarter(minute: Minute) -> str:
+    return time_of_day(minute.begins) if not minute.begins // MINUTE % 15 else ""
+
+
+# --- The vault itself -----------------------------------------------------------------------
+
+
+def _of_the_vault(state: Condition) -> dict[str, Any]:
+    now, door, workers = state.now, state.door, state.workers
+    return {
+        "scheduler_away": state.scheduler_is_away,
+        "last_sweep": moment(state.last_sweep, now=now, never=_("never")),
+        "workers": workers.alive,
+        "worker_seen": moment(workers.last_seen, now=now, never=_("not within an hour")),
+        "auto_refresh": settings.CLAUDE_OAUTH_AUTO_REFRESH,
+        "found_down": door.found_down,
+        "closed_until": moment(door.closed_until, now=now) if door.closed_until else None,
+        "spooled": state.spooled.count,
+        "spooled_since": _since(state.spooled.since, now),
+    }
+
+
+def _of_the_trail(trail: TrailCondition, now: float) -> dict[str, Any]:
+    return {
+        "trail": trail,
+        "trail_verified": moment(trail.verified_at, now=now, never=_("never")),
+        "trail_link": reverse("admin:tokens_auditevent_changelist"),
+    }
+
+
+def _since(at: float | None, now: float) -> SafeString | None:
+    return None if at is None else moment(at, now=now)
 
 
 def _list() -> str:

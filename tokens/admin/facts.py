@@ -132,6 +132,16 @@ def cannot_work(*, now: float) -> Q:
     return ~Q(standing=Standing.REVOKED) & (Q(standing=Standing.QUARANTINED) | stopped | ended)
 
 
+def failing(*, now: float) -> Q:
+    """Who works now although the last refresh failed: it is tried again until the token ends."""
+    return Q(
+        standing=Standing.ACTIVE,
+        suspended_at=None,
+        tenant__suspended_at=None,
+        expires_at__gt=int(now),
+    ) & ~Q(problem=Problem.NONE)
+
+
 def will_stop(*, now: float) -> Q:
     """Who works now, and will not in a week from now, unless somebody acts.
 

@@ -14,6 +14,16 @@ def exact(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def time_of_day(at: float) -> str:
+    """``18:20``"""
+    return f"{datetime.fromtimestamp(at, UTC):%H:%M}"
+
+
+def day(at: float) -> str:
+    """``11-22``, month and day"""
+    return f"{datetime.fromtimestamp(at, UTC):%m-%d}"
+
+
 def distance(at: float, *, now: float) -> str:
     """``in 3 h 5 min``, ``2 d ago``, ``now``"""
     seconds = round(at - now)

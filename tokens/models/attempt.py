@@ -73,6 +73,8 @@ class RefreshAttempt(OfTenant):
         indexes: ClassVar = [
             models.Index(fields=["credential", "-started_at"], name="attempt_timeline"),
             models.Index(fields=["tenant", "-started_at"], name="attempt_recent"),
+            # How refreshes ended, over time, whosesoever (tokens.courses): nothing else is read.
+            models.Index(fields=["started_at", "outcome", "tenant"], name="attempt_by_time"),
             # Asked with every sweep (tokens.refresh.abandoned), and nearly empty.
             models.Index(
                 fields=["started_at"],

@@ -225,6 +225,12 @@ class OAuthCredential(OfTenant):
                 name="credential_announce",
             ),
             models.Index(fields=["tenant", "expires_at"], name="credential_expiry"),
+            # The next to expire of all tenants (tokens.admin.dashboard).
+            models.Index(
+                fields=["expires_at"],
+                condition=Q(standing=Standing.ACTIVE, suspended_at=None),
+                name="credential_next_expiry",
+            ),
         ]
 
     def __str__(self) -> str:
