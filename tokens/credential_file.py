@@ -46,6 +46,8 @@ class ImportedCredential:
     login_expires_at: int | None
     # The file names none, and `scopes` are the usual ones.
     scopes_assumed: bool = False
+    # The unit in which the file tells `expires_at`; seconds if not.
+    in_milliseconds: bool = False
 
 
 def parse_credentials(content: object, *, now: float) -> ImportedCredential:
@@ -126,6 +128,7 @@ class _Reader:
             subscription_type=subscription,
             login_expires_at=login_ends,
             scopes_assumed=self._values.get("scopes") is None,
+            in_milliseconds=float(self._values["expires_at"]) >= _MILLISECONDS_FROM,
         )
 
     def _refuse(self, field: str, reason: str) -> None:
