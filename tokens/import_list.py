@@ -4,6 +4,7 @@ The command and the dashboard import by this. What is refused in one row stores 
 and the others go on.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,10 +13,12 @@ from oauthvault.logging import redact
 from tokens import importing
 from tokens.credential_file import ImportedCredential, parse_credentials
 from tokens.credential_list import Row
-from tokens.errors import AlreadyStored, InvalidCredentials, VaultError
+from tokens.errors import ExpiredLogin, InvalidCredentials, VaultError
 from tokens.importing import Effect, Preview
 from tokens.models import Tenant
 
+# What a slug is made of: no database is asked for anything else.
+_SLUG = re.compile(r"[a-z0-9-]{1,63}")
 # Characters of a name that is refused.
 _SHOWN = 300
 
@@ -26,10 +29,19 @@ class UnknownTenant(VaultError):
     code = "no_tenant"
 
 
+class Duplicate(InvalidCredentials):
+    """An earlier row of the file is for this user, or has this login."""
+
+
+# Refusals that the contract has no code of its own for.
+_KINDS: dict[type[VaultError], str] = {Duplicate: "duplicate", ExpiredLogin: "expired"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What becomes of a row, or has become of it. ``effect`` None: it is refused, for what
-    ``code`` and ``detail`` say. No text in it can be a token. ``expires_at``: Unix seconds."""
+    ``code`` (the contract's), ``kind`` (the same, and finer) and ``detail`` say. No text in it
+    can be a token. ``expires_at``: Unix seconds."""
 
     line: int
     tenant: str
@@ -37,6 +49,7 @@ class Verdict:
     effect: Effect | None = None
     replaces: int | None = None
     code: str = ""
+    kind: str = ""
     detail: str = ""
     warnings: Sequence[str] = ()
     expires_at: int | None = None
@@ -51,7 +64,8 @@ class Verdict:
 class ImportList:
     """The rows of one file, in their order: a row is refused for what an earlier one says.
 
-    ``tenants``: those that rows may name, by slug; ``tenant``: of the rows that name none.
+    ``tenants``: those that rows may name, by slug (`tenants_named`); ``tenant``: of the rows
+    that name none.
     """
 
     def __init__(self, *, tenant: Tenant, tenants: Mapping[str, Tenant]) -> None:
@@ -120,20 +134,19 @@ class ImportList:
         first = self._users.setdefault((tenant.pk, row.user_id), row.line)
         if first != row.line:
             # The second would replace the first, and its login with it.
-            return InvalidCredentials({"user_id": f"stands on line {first} already"})
+            return Duplicate({"user_id": f"stands on line {first} already"})
         try:
             return tenant, parse_credentials(row.offered, now=now)
         except InvalidCredentials as refusal:
             return refusal
 
-    def _first(self, row: Row, offered: ImportedCredential) -> AlreadyStored | None:
+    def _first(self, row: Row, offered: ImportedCredential) -> Duplicate | None:
         """None, and remembered, unless this login stands on an earlier line."""
         digests = importing.fingerprints(offered)
         for digest in digests & self._logins.keys():
             if self._logins[digest] != row.line:
-                return AlreadyStored(
-                    f"this login stands on line {self._logins[digest]} already, for another user"
-                )
+                where = f"stands on line {self._logins[digest]} already, for another user"
+                return Duplicate({"(login)": where})
         self._logins |= dict.fromkeys(digests, row.line)
         return None
 
@@ -156,8 +169,15 @@ class ImportList:
             tenant=_sayable(self._tenant.slug if row.tenant is None else row.tenant),
             user_id=_sayable(row.user_id),
             code=refusal.code,
+            kind=_KINDS.get(type(refusal), refusal.code),
             detail=refusal.detail,
         )
+
+
+def tenants_named(rows: Iterable[Row]) -> dict[str, Tenant]:
+    """By its slug, each tenant that a row names, of those for whom the code is at work."""
+    slugs = {row.tenant for row in rows if row.tenant and _SLUG.fullmatch(row.tenant)}
+    return {tenant.slug: tenant for tenant in Tenant.objects.filter(slug__in=slugs)}
 
 
 def _by_tenant(

@@ -14,6 +14,7 @@ from tokens import keyring, sealing, vault
 from tokens.credential_file import DEFAULT_SCOPES, parse_credentials
 from tokens.errors import (
     AlreadyStored,
+    ExpiredLogin,
     InvalidCredentials,
     NoToken,
     PreconditionFailed,
@@ -136,6 +137,19 @@ json_like = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+def test_a_login_that_has_only_ended_is_told_from_a_wrong_one() -> None:
+    past = int(NOW) - 5
+    for content in (
+        {"accessToken": "sk-ant-oat01-one", "expiresAt": past},
+        offer(refreshTokenExpiresAt=past),
+    ):
+        with pytest.raises(ExpiredLogin):
+            parse_credentials(content, now=NOW)
+        with pytest.raises(InvalidCredentials) as refused:
+            parse_credentials({**content, "scopes": 1}, now=NOW)
+        assert type(refused.value) is InvalidCredentials
 
 
 @given(content=json_like)
