@@ -34,6 +34,11 @@ from tokens.secret import Secret
 # Where the file does not say when the login ends: what the public sources report.
 _USUAL_LOGIN_LIFE = 27 * 86_400
 _ACCESS_TOKEN_PREFIX = "sk-ant-oat"  # noqa: S105  what all of them begin with
+# Said of every login that can be refreshed.
+KEEP_IT_HERE = (
+    "A refresh token is single use. If Claude Code goes on using this login elsewhere, "
+    "one of the two will be signed out: keep it here only."
+)
 # Offers that are looked up with one query each for their users and for the ledger.
 _LOOKED_UP = 500
 
@@ -427,10 +432,7 @@ def _warnings(offered: ImportedCredential, *, now: float) -> list[str]:
             "and cannot be renewed."
         )
     else:
-        warnings.append(
-            "A refresh token is single use. If Claude Code goes on using this login elsewhere, "
-            "one of the two will be signed out: keep it here only."
-        )
+        warnings.append(KEEP_IT_HERE)
     if MINTS_API_KEYS in offered.scopes:
         assumed = (
             " The file names no scopes: the usual ones are assumed, and this is among them."

@@ -356,6 +356,13 @@ def test_a_long_import_goes_on_from_page_to_page(
     assert not ImportDraft.objects.exists()
 
 
+def test_an_empty_vault_says_where_to_begin(acme: Tenant, staff: Staff) -> None:
+    for rights, shown in ((RIGHTS, True), (RIGHTS[:1], False)):
+        home = staff(*rights).get("/admin/").content.decode()
+        assert (f'href="{PAGE}"' in home) is shown
+        assert "Begin with a login" in home
+
+
 # --- Who may, and for whom ---------------------------------------------------------------------
 
 

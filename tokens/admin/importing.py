@@ -28,6 +28,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.debug import sensitive_post_parameters
 from unfold.widgets import (
+    UnfoldAdminFileFieldWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
@@ -42,7 +43,7 @@ from tokens.credential_list import NotOneLogin, UserUnsaid, rows, text_of
 from tokens.errors import VaultError
 from tokens.import_drafts import DraftBusy, NoDraft
 from tokens.import_list import ImportList, Verdict, tenants_named
-from tokens.importing import Effect
+from tokens.importing import KEEP_IT_HERE, Effect
 from tokens.models import ImportDraft, Tenant
 from tokens.secret import Secret
 
@@ -128,7 +129,7 @@ class ImportForm(forms.Form):
             "A .credentials.json of Claude Code, up to 64 KiB; or JSON Lines or CSV with a user_id "
             "in each row, up to 5 MiB and 10,000 rows."
         ),
-        widget=forms.FileInput(attrs={"class": "ov-file", "autocomplete": "off"}),
+        widget=UnfoldAdminFileFieldWidget(attrs={"autocomplete": "off"}),
     )
     pasted = forms.CharField(
         label=gettext_lazy("Or paste it"),
@@ -387,10 +388,10 @@ def _sentence(verdict: Verdict, *, looked: bool) -> str:
 
 
 def _notes(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
-    """Each note once, and whom it concerns."""
+    """Each note once, and whom it concerns; without the one that the page gives as advice."""
     whose: dict[str, list[str]] = {}
     for verdict in verdicts:
-        for note in verdict.warnings:
+        for note in (note for note in verdict.warnings if note != KEEP_IT_HERE):
             whose.setdefault(note, []).append(verdict.user_id)
     everybody = sum(verdict.effect is not None for verdict in verdicts)
     return [
