@@ -341,6 +341,7 @@ MIDDLEWARE = [
     "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "api.gate.guarded",
+    "api.bodies.bounded_upload",
     "api.operators.at_work",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
@@ -350,6 +351,11 @@ ROOT_URLCONF = "oauthvault.urls"
 WSGI_APPLICATION = "oauthvault.wsgi.application"
 APPEND_SLASH = True
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
+# Files hold tokens: in memory, and never on a disk. A whole body of the page that takes them has
+# a file, what is pasted, and what a form needs around it.
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
+IMPORT_FILE_MOST = 5 * 1024 * 1024
+FILE_UPLOAD_MAX_MEMORY_SIZE = IMPORT_FILE_MOST + 2 * DATA_UPLOAD_MAX_MEMORY_SIZE
 
 TEMPLATES = [
     {

@@ -14,6 +14,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DISCLOSURES = {
     "tokens/sealing.py": "to seal a token, and to know it again by its fingerprint",
     "tokens/importing.py": "to find what is imported in the ledger",
+    "tokens/admin/importing.py": "the key of an uploaded file, to the browser alone",
+    "tokens/import_drafts.py": "to seal an uploaded file",
+    "tokens/credential_list.py": "to read the logins in a file",
     "tokens/vault.py": "to find whose token it is, by its fingerprint",
     "tokens/keyring.py": "to make keys of the KEKs' text; to seal an authenticator's secret",
     "tokens/second_factor.py": "to verify a code, and to say what an authenticator needs",

@@ -204,6 +204,7 @@ def test_a_strange_host_is_refused_before_anybody_looks_at_the_key(served: Serve
 @pytest.mark.parametrize(
     ("method", "path"),
     [("PUT", "/auth/claude/token"), ("POST", "/auth/claude/refresh"), ("POST", "/admin/login/"),
+     ("POST", "/admin/tokens/oauthcredential/import/"),
      ("POST", "/api/docs"), ("POST", "/nothing"), ("GET", "/livez"), ("POST", "/static/x")],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["announced", "chunked", "a file in a form"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tokens.errors import InvalidCredentials
+from tokens.errors import ExpiredLogin, InvalidCredentials
 from tokens.grammar import LONGEST_TOKEN, is_scope, is_token
 from tokens.secret import AccessToken, RefreshToken
 
@@ -46,6 +46,8 @@ class ImportedCredential:
     login_expires_at: int | None
     # The file names none, and `scopes` are the usual ones.
     scopes_assumed: bool = False
+    # The unit in which the file tells `expires_at`; seconds if not.
+    in_milliseconds: bool = False
 
 
 def parse_credentials(content: object, *, now: float) -> ImportedCredential:
@@ -61,7 +63,7 @@ def parse_credentials(content: object, *, now: float) -> ImportedCredential:
     reader = _Reader(content, prefix)
     credential = reader.read(now=now)
     if credential is None:
-        raise InvalidCredentials(reader.wrong)
+        raise (ExpiredLogin if reader.has_only_ended else InvalidCredentials)(reader.wrong)
     return credential
 
 
@@ -73,6 +75,7 @@ def shown_name(name: object) -> str:
 class _Reader:
     def __init__(self, content: Mapping[Any, Any], prefix: str) -> None:
         self.wrong: dict[str, str] = {}
+        self._ended: set[str] = set()
         self._prefix = prefix
         self._shown: dict[str, str] = {}
         self._values: dict[str, Any] = {}
@@ -103,13 +106,13 @@ class _Reader:
             if expires_at > now + _LONGEST_LIFE:
                 self._refuse("expires_at", "lies more than ten years ahead; is the unit right?")
             elif expires_at <= now and self._values.get("refresh_token") is None:
-                self._refuse(
+                self._end(
                     "expires_at",
                     "is past, and there is no refreshToken: this login has expired; "
                     "sign in to Claude again",
                 )
         if login_ends is not None and login_ends <= now:
-            self._refuse(
+            self._end(
                 "refresh_token_expires_at",
                 "is past: this login has expired; sign in to Claude again",
             )
@@ -126,11 +129,22 @@ class _Reader:
             subscription_type=subscription,
             login_expires_at=login_ends,
             scopes_assumed=self._values.get("scopes") is None,
+            in_milliseconds=float(self._values["expires_at"]) >= _MILLISECONDS_FROM,
         )
 
-    def _refuse(self, field: str, reason: str) -> None:
+    @property
+    def has_only_ended(self) -> bool:
+        return self._ended == set(self.wrong)
+
+    def _end(self, field: str, reason: str) -> None:
+        self._ended.add(self._refuse(field, reason))
+
+    def _refuse(self, field: str, reason: str) -> str:
+        """The field, as the file calls it."""
         camel = next(camel for camel, plain in _NAMES.items() if plain == field)
-        self.wrong.setdefault(f"{self._prefix}{self._shown.get(field, camel)}", reason)
+        name = f"{self._prefix}{self._shown.get(field, camel)}"
+        self.wrong.setdefault(name, reason)
+        return name
 
     def _token(self, field: str, *, required: bool) -> str | None:
         if field not in self._values or (not required and self._values[field] is None):

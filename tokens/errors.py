@@ -115,6 +115,10 @@ class InvalidCredentials(VaultError):
         self.fields = fields
 
 
+class ExpiredLogin(InvalidCredentials):
+    """Nothing is wrong with it but that it has ended."""
+
+
 class UnknownGeneration(VaultError):
     """A report about tokens that never were; ``fields`` as in `InvalidCredentials`."""
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from django.conf import settings
 from django.db.models import QuerySet
 
-from tokens import isolation
+from tokens import import_drafts, isolation
 from tokens.models import UNSETTLED, HandOut, Heartbeat, Outcome, RefreshAttempt, Tenant
 from tokens.trail.drop import drop_old
 
@@ -43,6 +43,7 @@ def forget_old(*, now: float) -> bool:
     before = judged - settings.OAUTHVAULT_HISTORY_DAYS * _DAY
     for tenant_id in tenants:
         with isolation.of(tenant_id):
+            import_drafts.forget_ended(tenant_id=tenant_id, now=now)
             for old in (attempts, hand_outs):
                 done = _delete(old(tenant_id=tenant_id, before=before), until=until) and done
     if done:

@@ -183,6 +183,7 @@ def root(staff: Callable[..., Client]) -> Client:
 
 @pytest.fixture
 def groups(db: None) -> None:
-    """The roles, as the migration makes them: the tests' database is emptied in between."""
-    migration = importlib.import_module("tokens.migrations.0012_roles")
-    migration.make_roles(apps, SimpleNamespace(connection=connection))
+    """The roles, as the migrations make them: the tests' database is emptied in between."""
+    here = SimpleNamespace(connection=connection)
+    importlib.import_module("tokens.migrations.0012_roles").make_roles(apps, here)
+    importlib.import_module("tokens.migrations.0017_import_drafts").let_roles_import(apps, here)

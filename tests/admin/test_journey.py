@@ -1,12 +1,15 @@
 """An operator's way through the dashboard, in a real browser, and pictures of it."""
 
+import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from django.contrib.auth.models import User
 from playwright.sync_api import (
     Browser,
@@ -23,6 +26,7 @@ from api.models import ApiKey
 from tests.admin.canaries import Canaries
 from tests.admin.conftest import Cast
 from tests.servers import find_chromium
+from tokens import import_drafts
 from tokens.models import AuditEvent, OAuthCredential, Standing
 
 PICTURES = Path(__file__).resolve().parents[2] / "artefacts"
@@ -190,3 +194,91 @@ def fits(page: Page, width: int) -> None:
             assert box is not None
             assert box["x"] >= 0, selector
             assert box["x"] + box["width"] <= width, selector
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe finds serious on the page, and where."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {node['target']}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_operator_imports_a_file_and_a_paste(
+    operator: User,
+    cast: Cast,
+    canaries: Canaries,
+    live_server: LiveServer,
+    scheme: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A list is uploaded, looked at and stored over several pages that follow by themselves; one
+    login is pasted. What the browser shows, keeps and can go back to has no token in it."""
+    monkeypatch.setattr(import_drafts, "STEP", 2)
+    end = int(time.time()) + 7200
+
+    def login(user_id: str, **more: object) -> dict[str, object]:
+        tokens = {"accessToken": canaries.token("oat01"), "refreshToken": canaries.token("ort01")}
+        return {"user_id": user_id, **tokens, "expiresAt": end} | more
+
+    rows = [login("nora"), login("alice", expiresAt=end * 1000), login("olaf"), login("olaf"),
+            login("pia", refreshToken=""), login("quinn", tenant="nosuch")]  # fmt: skip
+    file = tmp_path / "team.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with chromium() as browser:
+        context = browser.new_context(
+            color_scheme=scheme,  # type: ignore[arg-type]
+            viewport={"width": 1440, "height": 900},
+        )
+        page = context.new_page()
+        complaints = listen(page, live_server.url)
+        sign_in(page, live_server.url)
+        page.goto(f"{live_server.url}/admin/tokens/oauthcredential/")
+        page.get_by_role("link", name=re.compile("Import$")).click()
+        page.get_by_label("Tenant", exact=True).select_option(label="acme")
+        picture(page, f"import-{scheme}")
+        found = barriers(page)
+        page.locator("input[type=file]").set_input_files(file)
+        page.get_by_role("button", name="Look at it").click()
+        expect(page.get_by_role("heading", name="Store these 3 logins?")).to_be_visible()
+        expect(page.get_by_text("Takes the place of the login that is stored")).to_be_visible()
+        expect(page.get_by_text("told in milliseconds")).to_be_visible()
+        picture(page, f"import-look-{scheme}")
+        found += barriers(page)
+        assert canaries.found_in(page.content()) == []
+        page.get_by_role("button", name="Store 3 logins").click()
+        expect(page.get_by_role("heading", name="3 logins were stored.")).to_be_visible()
+        picture(page, f"import-done-{scheme}")
+        assert canaries.found_in(page.content()) == []
+        page.get_by_role("link", name="Another file").click()
+        page.get_by_label("Tenant", exact=True).select_option(label="globex")
+        page.get_by_label("User", exact=True).fill("rita")
+        page.get_by_label("Or paste it").fill(json.dumps({"claudeAiOauth": login("x")}))
+        page.get_by_role("button", name="Look at it").click()
+        expect(page.get_by_text("user_id: is not a field of a credential")).to_be_visible()
+        page.go_back()
+        assert page.get_by_label("Or paste it").input_value() == ""
+        single = login("x")
+        del single["user_id"]
+        page.get_by_label("Tenant", exact=True).select_option(label="globex")
+        page.get_by_label("User", exact=True).fill("rita")
+        page.get_by_label("Or paste it").fill(json.dumps({"claudeAiOauth": single}))
+        picture(page, f"import-paste-{scheme}")
+        page.get_by_role("button", name="Look at it").click()
+        page.get_by_role("button", name="Store 1 login").click()
+        expect(page.get_by_role("heading", name="1 login was stored.")).to_be_visible()
+        page.set_viewport_size({"width": 390, "height": 844})
+        picture(page, f"import-phone-{scheme}")
+        found += barriers(page)
+        left = {cookie["name"] for cookie in context.cookies()}
+        assert left == {"sessionid", "csrftoken"}
+        context.close()
+    assert complaints == []
+    assert found == []
+    assert set(AuditEvent.objects.filter(action="import", actor="operator olivia")
+               .values_list("subject", flat=True)) == {"nora", "alice", "olaf", "rita"}  # fmt: skip

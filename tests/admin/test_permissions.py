@@ -45,6 +45,7 @@ def addresses(cast: Cast) -> list[str]:
         pages.append(reverse(f"admin:{stem}_changelist"))
         pages += [reverse(f"admin:{stem}_{name}", args=[pk]) for name in ("change", "history")]
     pages += [reverse(f"admin:{stem}_add") for stem in ("tokens_tenant", "api_apikey")]
+    pages.append(f"{LIST}import/")
     pages += [page_of(each, act) for act in ACTS for each in (cast["alice"], cast["carla"])]
     pages += [page_of(each) for each in cast.people]
     pages += [

@@ -28,7 +28,8 @@ from tokens.roles import Role
 Staff = Callable[..., Client]
 SEE = ("tokens.view_oauthcredential", "tokens.view_tenant", "tokens.view_auditevent",
        "api.view_apikey")  # fmt: skip
-EVERY_RIGHT = (*SEE, *set(ACTS.values()), "tokens.add_tenant", "tokens.change_tenant",
+EVERY_RIGHT = (*SEE, *set(ACTS.values()), "tokens.import_oauthcredential",
+               "tokens.add_tenant", "tokens.change_tenant",
                "tokens.delete_tenant", "api.add_apikey", "api.delete_apikey",
                "api.grant_token_read")  # fmt: skip
 OF_ACME = ("alice", "bob", "carla", "frida", "acme")
@@ -186,6 +187,9 @@ def test_an_auditor_reads_and_changes_nothing(groups: None, cast: Cast, act: str
         {"action": f"{act}_many", "_selected_action": [cast["alice"].pk], "confirmed": "yes"},
     )
     assert client.get("/admin/api/apikey/add/").status_code == 403
+    for form in ({}, {"tenant": cast.acme.pk, "user_id": "new", "pasted": "{}"}, {"draft": "x"}):
+        assert client.post(f"{LIST}import/", form).status_code == 403
+    assert "/import/" not in client.get(LIST).content.decode()
     assert rows_of(cast.acme) == before
 
 
@@ -195,6 +199,8 @@ def test_an_operator_acts_makes_keys_that_read_no_token_and_no_tenants(
     client = made(Role.OPERATOR, cast.acme)
     for act in ACTS:
         assert client.get(page_of(cast["alice"], act)).status_code == 200
+    assert "/import/" in client.get(LIST).content.decode()
+    assert client.get(f"{LIST}import/").status_code == 200
     form = client.get("/admin/api/apikey/add/").content.decode()
     assert "status:read" in form
     assert 'value="token:read"' not in form

@@ -15,6 +15,7 @@ from tokens import handouts, statistics
 from tokens.models import (
     Assignment,
     Cause,
+    ImportDraft,
     KeySpan,
     OAuthCredential,
     Outcome,
@@ -62,6 +63,9 @@ def fill(upstream: Simulator, store: Store) -> Fill:
         KeySpan.objects.create(tenant=tenant, actor="key ovs_x", hour=1, users=3)
         operator, _ = User.objects.get_or_create(username="olga", is_staff=True)
         Assignment.objects.create(operator=operator, tenant=tenant)
+        ImportDraft.objects.create(
+            operator=operator, tenant=tenant, sealed="-", report="-", ends_at=time.time() + 600
+        )
         return tenant
 
     return _fill

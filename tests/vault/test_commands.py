@@ -191,6 +191,21 @@ def test_a_dry_run_says_everything_and_stores_nothing(acme: Tenant, tmp_path: Pa
     assert "unchanged" in run(*arguments)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_login_or_a_tenant_that_does_not_belong_there_is_said_in_a_dry_run_too(
+    acme: Tenant, globex: Tenant, tmp_path: Path, dry_run: bool
+) -> None:
+    file = tmp_path / "team.jsonl"
+    rows = [login(1, user_id="alice", tenant="acme"), login(1, user_id="bob"),
+            login(2, user_id="carol", tenant="globex")]  # fmt: skip
+    file.write_text("\n".join(map(json.dumps, rows)))
+    words = ["--dry-run"] if dry_run else []
+    printed = run("import_credentials", str(file), "--tenant", "acme", *words, refused=True)
+    assert "line 2, bob: refused: (login): stands on line 1 already, for another user" in printed
+    assert "line 3, carol: refused: tenant: is none that this import may store" in printed
+    assert [row.user_id for row in OAuthCredential.objects.all()] == ([] if dry_run else ["alice"])
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "a,b\n1,2\n", "[]", "\x00", '"text"', "sk-ant-canary"]
 )

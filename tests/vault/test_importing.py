@@ -14,13 +14,16 @@ from tokens import keyring, sealing, vault
 from tokens.credential_file import DEFAULT_SCOPES, parse_credentials
 from tokens.errors import (
     AlreadyStored,
+    ExpiredLogin,
     InvalidCredentials,
     NoToken,
     PreconditionFailed,
     RefreshInProgress,
     StaleCredential,
+    TenantSuspended,
+    VaultError,
 )
-from tokens.importing import ImportResult, import_credential
+from tokens.importing import Effect, ImportResult, Preview, import_credential, preview
 from tokens.models import (
     Cause,
     OAuthCredential,
@@ -34,6 +37,7 @@ from tokens.refresh import refresh
 from tokens.refresh.ask import present
 from tokens.refresh.claim import claim_credential
 from tokens.refresh.save import save_answer
+from tokens.tenants import suspend_tenant
 
 NOW = 1_800_000_000.0
 LATER = int(NOW) + 3600
@@ -133,6 +137,19 @@ json_like = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+def test_a_login_that_has_only_ended_is_told_from_a_wrong_one() -> None:
+    past = int(NOW) - 5
+    for content in (
+        {"accessToken": "sk-ant-oat01-one", "expiresAt": past},
+        offer(refreshTokenExpiresAt=past),
+    ):
+        with pytest.raises(ExpiredLogin):
+            parse_credentials(content, now=NOW)
+        with pytest.raises(InvalidCredentials) as refused:
+            parse_credentials({**content, "scopes": 1}, now=NOW)
+        assert type(refused.value) is InvalidCredentials
 
 
 @given(content=json_like)
@@ -265,10 +282,91 @@ def test_only_if_absent_keeps_what_is_there(acme: Tenant) -> None:
         )
 
 
+def look(tenant: Tenant, user_id: str, content: dict[str, Any]) -> Preview:
+    (seen,) = preview(
+        tenant=tenant, offers=[(user_id, parse_credentials(content, now=NOW))], now=NOW
+    )
+    if isinstance(seen, VaultError):
+        raise seen
+    return seen
+
+
+OTHER = {"accessToken": "sk-ant-oat01-new", "refreshToken": "sk-ant-ort01-new"}
+
+
 @pytest_db
-def test_a_dry_run_stores_nothing(acme: Tenant) -> None:
-    put(acme, "alice", offer(), dry_run=True)
-    assert OAuthCredential.objects.count() == TokenFingerprint.objects.count() == 0
+def test_a_preview_says_what_an_import_then_does(
+    acme: Tenant, django_assert_num_queries: Any
+) -> None:
+    """Each effect; and it has written nothing, for it only reads: three queries, whatever the
+    number."""
+    keyring.fingerprint("the key is at hand")
+    steps = [
+        (offer(), Effect.NEW, None),
+        (offer(), Effect.UNCHANGED, None),
+        (offer(expiresAt=LATER + 5), Effect.CORRECTED, None),
+        (offer(**OTHER), Effect.REPLACED, 1),
+    ]
+    for content, effect, replaces in steps:
+        before = list(OAuthCredential.objects.values()), list(TokenFingerprint.objects.values())
+        with django_assert_num_queries(3) as queries:
+            seen = look(acme, "alice", content)
+        assert all(query["sql"].startswith("SELECT") for query in queries.captured_queries)
+        after = list(OAuthCredential.objects.values()), list(TokenFingerprint.objects.values())
+        assert after == before
+        assert (seen.effect, seen.replaces) == (effect, replaces)
+        done = put_again(acme, content)
+        assert (done.effect, done.replaced, done.warnings) == (effect, replaces, seen.warnings)
+    vault.revoke(tenant=acme, user_id="alice", actor="test", now=NOW)
+    third = offer(accessToken="sk-ant-oat01-3", refreshToken="sk-ant-ort01-3")
+    assert look(acme, "alice", third).effect is Effect.AFTER_REVOCATION
+
+
+@pytest_db
+def test_a_preview_refuses_what_an_import_refuses_in_the_same_words(
+    acme: Tenant, globex: Tenant
+) -> None:
+    put(acme, "alice", offer())
+    put(acme, "alice", offer(**OTHER))
+    for tenant, user_id, content in (
+        (acme, "alice", offer()),
+        (globex, "carol", offer(**OTHER)),
+        (acme, "default", offer(accessToken="sk-ant-oat01-4")),
+        (acme, "sk-ant-oat01-looks-like-one", offer(accessToken="sk-ant-oat01-4")),
+        (acme, "a\0b", offer(accessToken="sk-ant-oat01-4")),
+        (acme, "a\udcff", offer(accessToken="sk-ant-oat01-4")),
+    ):
+        with pytest.raises(VaultError) as looked:
+            look(tenant, user_id, content)
+        with pytest.raises(VaultError) as tried:
+            put(tenant, user_id, content)
+        assert (type(looked.value), looked.value.detail) == (type(tried.value), tried.value.detail)
+    suspend_tenant(tenant=globex, actor="test", now=NOW)
+    with pytest.raises(TenantSuspended):
+        look(globex, "carol", offer(accessToken="sk-ant-oat01-5"))
+
+
+@pytest_db
+def test_a_login_that_ends_before_the_one_that_is_held_may_be_an_older_one(acme: Tenant) -> None:
+    put(acme, "alice", offer(expiresAt=LATER + 5))
+    assert any(
+        "may be an older one" in said for said in look(acme, "alice", offer(**OTHER)).warnings
+    )
+    later = offer(expiresAt=LATER + 6, **OTHER)
+    assert not any("older one" in said for said in look(acme, "alice", later).warnings)
+
+
+@pytest_db
+def test_what_was_expected_is_done_or_nothing(acme: Tenant) -> None:
+    """Between the question and the answer somebody else stored a login, or this very one."""
+    with pytest.raises(PreconditionFailed):
+        put(acme, "alice", offer(), expected=Effect.REPLACED)
+    assert not OAuthCredential.objects.exists()
+    put(acme, "alice", offer(), expected=Effect.NEW)
+    put(acme, "alice", offer(), expected=Effect.NEW)
+    with pytest.raises(PreconditionFailed):
+        put(acme, "alice", offer(**OTHER), expected=Effect.NEW)
+    assert OAuthCredential.objects.get().generation == 1
 
 
 @pytest_db

@@ -2,10 +2,10 @@
 and repeats no secret."""
 
 import string
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from django.core.management.base import CommandError
 from django.http import HttpRequest
 from httpx import Headers
 from hypothesis import given, settings
@@ -16,11 +16,13 @@ from api.errors import InvalidRequest
 from api.keys import BadKeyRequest, Scope, _checked_networks, _checked_scopes, find_key
 from tests.vault.test_log_net import tokens as token_shaped
 from tokens.credential_file import _NAMES, parse_credentials
+from tokens.credential_list import Row, UnreadableFile, rows, text_of
 from tokens.errors import InvalidCredentials, VaultError
-from tokens.management.commands.import_credentials import _rows, _store
+from tokens.import_list import ImportList
 from tokens.models import Tenant
 from tokens.networks import address_of, lies_in
 from tokens.oauth_client import _retry_after
+from tokens.secret import Secret
 
 NOW = 1_790_000_000
 SECRET = "sk-ant-ort01-CANARY-0123456789"
@@ -131,26 +133,52 @@ _contents = st.builds(
 )  # fmt: skip
 
 
-@pytest.mark.django_db  # the time is the database's
-@given(content=_contents, user=st.none() | st.just("alice"))
+@given(content=_contents, user=st.none() | st.just("alice"), default=st.booleans())
 @settings(max_examples=300)
-def test_a_file_of_many_is_read_line_by_line_or_refused(content: str, user: str | None) -> None:
-    """What a line is refused for names no token of it; nothing is stored, for none is whole."""
-    tenant = Tenant(slug="acme")
+def test_a_file_of_many_is_read_line_by_line_or_refused(
+    content: str, user: str | None, default: bool
+) -> None:
+    """What a line is refused for names no token of it; nothing is asked, for none is whole."""
+    tenant = Tenant(pk=1, slug="acme")
+    many = ImportList(tenant=tenant, tenants={"acme": tenant})
     try:
-        rows = list(_rows(content, tenant, user))
-    except CommandError as refusal:
-        assert _PART not in str(refusal)
+        found = list(rows(Secret(content), user=user, has_default_user=default))
+    except UnreadableFile as refusal:
+        assert _PART not in refusal.detail
         return
-    for line, user_id, offered in rows:
-        assert line >= 1
-        result = _store(tenant, (line, user_id, _unwhole(offered)), dry_run=True)
-        assert result["result"] == "refused"
-        assert _PART not in str(result)
+    assert all(_PART not in repr(replace(row, user_id="", tenant=None)) for row in found)
+    for verdict in many.judge(map(_unwhole, found), now=NOW):
+        assert verdict.line >= 1
+        assert verdict.effect is None
+        assert _PART not in str(verdict)
 
 
-def _unwhole(offered: object) -> object:
+def _unwhole(row: Row) -> Row:
     """The same, with a field too many."""
-    if isinstance(offered, VaultError) or not isinstance(offered, dict):
-        return offered
-    return offered | {"too_much": SECRET}
+    if isinstance(row.offered, VaultError) or not isinstance(row.offered, dict):
+        return row
+    return replace(row, offered=row.offered | {"too_much": SECRET})
+
+
+@given(data=st.binary(max_size=200) | st.text(max_size=60).map(lambda text: text.encode("utf-16")))
+def test_bytes_are_text_or_refused(data: bytes) -> None:
+    try:
+        assert "\0" not in text_of(data).reveal()
+    except UnreadableFile as refusal:
+        assert refusal.detail.startswith("the file is")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(b"PK\x03\x04rest", "an Excel sheet"), ("user_id,accessToken".encode("utf-16"), "UTF-16"),
+     ("{}".encode("utf-16-le"), "UTF-16"), (b"\xd0\xcf\x11\xe0", "an old Excel"),
+     (b"\x1f\x8b\x08", "compressed"), (b"%PDF-1.7", "PDF"), (b"caf\xe9", "not UTF-8"),
+     (b"a\0b", "null characters")],
+)  # fmt: skip
+def test_what_is_no_text_is_called_by_its_kind(data: bytes, kind: str) -> None:
+    with pytest.raises(UnreadableFile, match=kind):
+        text_of(data)
+
+
+def test_the_mark_at_the_beginning_of_a_text_is_no_part_of_it() -> None:
+    assert text_of("\ufeff{}".encode()).reveal() == "{}"

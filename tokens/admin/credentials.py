@@ -12,11 +12,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from kombu.exceptions import KombuError
 from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+from unfold.decorators import action
 from unfold.views import ChangeList
 
 from tokens import clock, endings, own_settings, statistics, vault
 from tokens.admin import facts
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
+from tokens.admin.importing import import_page
 from tokens.admin.timeline import busy_minutes, timeline_of
 from tokens.admin.times import distance, exact, moment
 from tokens.listing import status_in_sql
@@ -333,6 +335,7 @@ class CredentialAdmin(ActingModelAdmin):
     acts = (REFRESH, ROTATE, SUSPEND, RESUME, REVOKE)
     actions = ("refresh_many", "rotate_many", "suspend_many", "resume_many", "revoke_many")
     actions_detail = ("refresh_one", "rotate_one", "suspend_one", "resume_one", "revoke_one")
+    actions_list = ("import_page",)
     fieldsets = (
         (
             gettext_lazy("Access token"),
@@ -359,6 +362,13 @@ class CredentialAdmin(ActingModelAdmin):
     suspend_one, suspend_many = pages(SUSPEND)
     resume_one, resume_many = pages(RESUME)
     revoke_one, revoke_many = pages(REVOKE)
+
+    @action(  # type: ignore[untyped-decorator]  # unfold's, which has no types
+        description=gettext_lazy("Import"), permissions=["import"], url_path="import",
+        icon="upload_file",
+    )  # fmt: skip
+    def import_page(self, request: HttpRequest) -> HttpResponse:
+        return import_page(request, self)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[OAuthCredential]:
         return facts.without_tokens(super().get_queryset(request))
@@ -427,6 +437,9 @@ class CredentialAdmin(ActingModelAdmin):
 
     def has_suspend_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self._may(request, "suspend")
+
+    def has_import_permission(self, request: HttpRequest) -> bool:
+        return self._may(request, "import")
 
     def _may(self, request: HttpRequest, verb: str) -> bool:
         """To act on rows one must be allowed to see them."""

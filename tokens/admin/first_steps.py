@@ -61,6 +61,7 @@ def _tenant(request: HttpRequest) -> Step | None:
 def _credential(request: HttpRequest) -> Step | None:
     if not request.user.has_perm("tokens.view_oauthcredential"):
         return None
+    may = request.user.has_perm("tokens.import_oauthcredential")
     return Step(
         title=_("A login: one person's Claude credentials"),
         is_done=OAuthCredential.objects.exists(),
@@ -72,6 +73,8 @@ def _credential(request: HttpRequest) -> Step | None:
                 "one of the two would be signed out."
             )
         ),
+        link=reverse("admin:tokens_oauthcredential_import_page") if may else "",
+        link_text=_("Upload or paste it"),
         command=(
             "oauthvault import_credentials ~/.claude/.credentials.json --tenant my-team --user jane"
         ),

@@ -7,7 +7,7 @@ from tokens.models.wall import OnPostgreSQL
 
 
 class Migration(migrations.Migration):
-    dependencies = [("tokens", "0013_looks_across_tenants")]
+    dependencies = [("tokens", "0014_second_factors")]
 
     operations = [
         migrations.AddIndex(

@@ -7,6 +7,7 @@ from tokens.models.deployment import Deployment
 from tokens.models.fingerprint import TokenFingerprint, TokenKind
 from tokens.models.handout import HandOut
 from tokens.models.heartbeat import Heartbeat
+from tokens.models.import_draft import ImportDraft
 from tokens.models.keys import DataKey, VaultKey
 from tokens.models.span import KeySpan
 from tokens.models.statistics import HandOutTally, RefreshTally, TenantStatistics
@@ -29,6 +30,7 @@ __all__ = [
     "HandOut",
     "HandOutTally",
     "Heartbeat",
+    "ImportDraft",
     "KeySpan",
     "OAuthCredential",
     "Outcome",
