@@ -11,10 +11,11 @@ from pytest_django import Settings
 from api.keys import create_key
 from tests.conftest import Store
 from tests.simulator import Simulator
-from tokens import handouts, statistics
+from tokens import handouts, jobs, statistics
 from tokens.models import (
     Assignment,
     Cause,
+    JobAct,
     KeySpan,
     OAuthCredential,
     Outcome,
@@ -62,6 +63,10 @@ def fill(upstream: Simulator, store: Store) -> Fill:
         KeySpan.objects.create(tenant=tenant, actor="key ovs_x", hour=1, users=3)
         operator, _ = User.objects.get_or_create(username="olga", is_staff=True)
         Assignment.objects.create(operator=operator, tenant=tenant)
+        jobs.ask(
+            act=JobAct.SUSPEND, credentials=OAuthCredential.objects.for_tenant(tenant),
+            actor="operator olga", operator=operator, now=time.time(),
+        )  # fmt: skip
         return tenant
 
     return _fill

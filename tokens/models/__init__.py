@@ -6,6 +6,7 @@ from tokens.models.deployment import Deployment
 from tokens.models.fingerprint import TokenFingerprint, TokenKind
 from tokens.models.handout import HandOut
 from tokens.models.heartbeat import Heartbeat
+from tokens.models.job import Job, JobAct, JobRow, RowState
 from tokens.models.keys import DataKey, VaultKey
 from tokens.models.span import KeySpan
 from tokens.models.statistics import HandOutTally, RefreshTally, TenantStatistics
@@ -27,12 +28,16 @@ __all__ = [
     "HandOut",
     "HandOutTally",
     "Heartbeat",
+    "Job",
+    "JobAct",
+    "JobRow",
     "KeySpan",
     "OAuthCredential",
     "Outcome",
     "Problem",
     "RefreshAttempt",
     "RefreshTally",
+    "RowState",
     "Standing",
     "Status",
     "Tenant",
