@@ -65,6 +65,12 @@ RIGHTS = {
 }
 
 
+class TooMany(VaultError):
+    """An act for more credentials than were named, or than can be done at once."""
+
+    code = "invalid_request"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Counts:
     """How many of a job's rows are in which state."""
@@ -104,18 +110,20 @@ def ask(
     credentials: "QuerySet[OAuthCredential]",
     actor: str,
     operator: User,
+    most: int | None = None,
     now: float,
 ) -> list[Job]:
     """A job for each tenant of these credentials. They are read once: whoever comes to match
-    later is not among them. ValueError for more than `MOST`."""
+    later is not among them. TooMany for more than ``most``, or than `MOST`."""
+    most = MOST if most is None else min(most, MOST)
     of_tenant: dict[int, list[tuple[int, str, int]]] = defaultdict(list)
     chosen = credentials.order_by("tenant_id", "user_id").values_list(
         "tenant_id", "pk", "user_id", "generation"
-    )[: MOST + 1]
+    )[: most + 1]
     for tenant_id, *of_row in chosen:
         of_tenant[tenant_id].append(tuple(of_row))  # type: ignore[arg-type]
-    if sum(map(len, of_tenant.values())) > MOST:
-        raise ValueError(f"more than {MOST} credentials")
+    if sum(map(len, of_tenant.values())) > most:
+        raise TooMany(_("More than %(most)d credentials. Nothing was done.") % {"most": most})
     with transaction.atomic():
         return [
             _make(tenant_id, rows, act, actor=actor, operator=operator, now=now)
@@ -188,6 +196,15 @@ def counts(job: Job) -> Counts:
         .annotate(n=Count("pk"))
     )
     return Counts(**found)
+
+
+def counts_of(some: Sequence[Job]) -> dict[int, Counts]:
+    """`counts`, by the keys of several jobs, in one query."""
+    found: dict[int, dict[str, int]] = {job.pk: {} for job in some}
+    rows = JobRow.objects.filter(job__in=found).order_by()
+    for job_id, state, number in rows.values_list("job_id", "state").annotate(n=Count("pk")):
+        found[job_id][state] = number
+    return {job_id: Counts(**numbers) for job_id, numbers in found.items()}
 
 
 def to_publish(*, now: float) -> list[tuple[int, int]]:

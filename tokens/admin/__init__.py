@@ -1,5 +1,5 @@
 """Operators' rooms. Nothing in here opens a token, and none of its queries reads a sealed one."""
 
-from tokens.admin import audit, credentials, operators, tenants
+from tokens.admin import audit, credentials, jobs, operators, tenants
 
-__all__ = ["audit", "credentials", "operators", "tenants"]
+__all__ = ["audit", "credentials", "jobs", "operators", "tenants"]

@@ -22,6 +22,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 from tokens import clock, deletion, statistics
 from tokens.admin import facts
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
+from tokens.admin.bars import LIVE, bar
 from tokens.admin.base import operator
 from tokens.admin.times import moment
 from tokens.models import AuditEvent, Backoff, Tenant
@@ -251,6 +252,9 @@ class DeletionForm(forms.Form):
 
 @admin.register(Tenant)
 class TenantAdmin(ActingModelAdmin):
+    class Media:
+        js = (LIVE,)
+
     form = TenantForm
     list_display = ("slug", "name", "state", "refreshing", "users", "created")
     list_filter = ()
@@ -450,11 +454,16 @@ class TenantAdmin(ActingModelAdmin):
             if older
             else _("every credential is sealed under it")
         )
+        sealed = tenant.credentials.exclude(data_key=None).count()
+        progress = bar(sealed - older, sealed, of=_("Sealed under it")) if older else ""
         return format_html(
-            "<code>{}</code> {} {}",
+            '<span id="data-key" class="ov-sentence" data-live="{}">'
+            "<code>{}</code> {} {} {}</span>",
+            "yes" if older else "no",
             key.key_id,
             moment(key.created_at.timestamp(), now=clock.now()),
             said,
+            progress,
         )
 
     @admin.display(description=gettext_lazy("created"), ordering="created_at")
