@@ -69,6 +69,7 @@ def test_all_that_match_are_suspended_while_the_operator_watches(
         beside(work)
         # Nobody has loaded the page anew.
         expect(page.get_by_text("13 of 13 are done with.")).to_be_visible()
+        expect(page.get_by_role("link", name="Stop job")).to_have_count(0)
         expect(page.get_by_role("cell", name="It is suspended already.")).to_be_visible()
         picture(page, "job-ended")
         page.get_by_role("link", name="left out 1").click()
@@ -80,10 +81,8 @@ def test_a_job_is_stopped_in_two_clicks(
     operator: User, cast: Cast, live_server: LiveServer
 ) -> None:
     with chromium() as browser:
-        page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.set_default_timeout(20_000)
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
         complaints = listen(page, live_server.url)
-        page.set_viewport_size({"width": 1440, "height": 900})
         sign_in(page, live_server.url)
         ask_for_all_of_acme(page, live_server.url, cast, "suspend_auto_refresh_many")
         page.get_by_role("button", name="Suspend automatic refresh of 13").click()
@@ -91,12 +90,6 @@ def test_a_job_is_stopped_in_two_clicks(
         picture(page, "job-stop")
         page.get_by_role("button", name="Stop 1 job").click()
         expect(page.get_by_text("Stopped by operator olivia.")).to_be_visible()
-        page.set_viewport_size({"width": 390, "height": 844})
-        picture(page, "job-stopped-phone")
         page.goto(f"{live_server.url}/admin/tokens/job/")
-        page.set_viewport_size({"width": 1440, "height": 900})
         picture(page, "jobs")
-        for act in ("reassign", "suspend_auto_refresh", "change"):
-            page.goto(f"{live_server.url}{LIST}{cast['alice'].pk}/{act}/")
-            picture(page, f"credential-{act}")
         assert complaints == []

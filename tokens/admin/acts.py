@@ -54,6 +54,7 @@ class Act:
     will do, both in words, before anything is done. ``perform`` does it to all that were
     not refused, one result each, and is given what ``form`` asked beside.
 
+    ``further``: it is seldom wanted, and its button has no room in a page's head.
     ``most``: how many are done in the request itself. More are left to a ``job``, or refused
     where there is none. ``deliver``: the answer is a file, of however many rows.
     """
@@ -69,6 +70,7 @@ class Act:
     perform: Callable[..., list[Result]]
     icon: str
     dangerous: bool = False
+    further: bool = False
     most: int = 100
     job: JobAct | None = None
     form: type[forms.Form] | None = None
@@ -160,6 +162,13 @@ class ActingModelAdmin(VaultModelAdmin):
             for button in context.get("actions_detail", ())
             if not str(button["path"]).endswith(tuple(refused))
         ]
+
+    def set_further_apart(self, context: dict[str, Any]) -> None:
+        """The buttons of acts that are seldom wanted, for the page to put below its head."""
+        further = tuple(f"/{act.name}/" for act in self.acts if act.further)
+        buttons = context.get("actions_detail", ())
+        context["further_acts"] = [b for b in buttons if str(b["path"]).endswith(further)]
+        context["actions_detail"] = [b for b in buttons if b not in context["further_acts"]]
 
     def act_on_one(self, request: HttpRequest, object_id: str, act: Act) -> HttpResponseBase:
         row = self.get_object(request, unquote(object_id))

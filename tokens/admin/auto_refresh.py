@@ -41,6 +41,7 @@ SUSPEND_AUTO_REFRESH = Act(
     permission="pause",
     title=gettext_lazy("Suspend automatic refresh"),
     icon="sync_disabled",
+    further=True,
     button=lambda n: (
         ngettext(
             "Suspend automatic refresh of %(n)d credential",
@@ -73,6 +74,7 @@ RESUME_AUTO_REFRESH = Act(
     permission="pause",
     title=gettext_lazy("Resume automatic refresh"),
     icon="sync",
+    further=True,
     button=lambda n: (
         ngettext(
             "Resume automatic refresh of %(n)d credential",

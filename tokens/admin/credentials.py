@@ -399,6 +399,7 @@ class CredentialAdmin(ActingModelAdmin):
             "minutes": busy_minutes(credential, now=now),
         }
         self.leave_out_impossible(context, credential, now=now)
+        self.set_further_apart(context)
         for name in ("problem", "warning"):
             said = getattr(facts.of(credential), name)
             context[name] = facts.with_commands(said) if said else None

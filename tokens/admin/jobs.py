@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -123,7 +124,6 @@ class JobAdmin(ActingModelAdmin):
     list_before_template = "admin/tokens/job/about.html"
     ordering = ("-asked_at", "-pk")
     sortable_by = ()
-    fields = ()
     acts = (STOP,)
     actions = ("stop_many",)
     actions_detail = ("stop_one",)
@@ -138,6 +138,10 @@ class JobAdmin(ActingModelAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return JobList
+
+    def get_fieldsets(self, request: HttpRequest, obj: Job | None = None) -> Any:
+        """The page tells all there is, in words."""
+        return ()
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions: dict[str, Any] = super().get_actions(request)
@@ -173,6 +177,8 @@ class JobAdmin(ActingModelAdmin):
             "next": page.has_next() and _query(shown, page.number + 1),
         }
         self.leave_out_impossible(context, job, now=now)
+        # On the card, which is renewed while somebody looks: it goes when the job ends.
+        context["buttons"], context["actions_detail"] = context["actions_detail"], []
         return super().render_change_form(request, context, *args, **kwargs)
 
     def history_of(self, obj: Job) -> QuerySet[AuditEvent]:
@@ -209,7 +215,12 @@ class JobAdmin(ActingModelAdmin):
         counted = getattr(job, "counted", None)
         if counted is None:
             return ngettext("%(n)d credential", "%(n)d credentials", job.total) % {"n": job.total}
-        return bar(counted.over, job.total, of=_title(job))
+        return format_html(
+            '<span id="job-{}" data-live="{}">{}</span>',
+            job.pk,
+            "yes" if job.ended_at is None else "no",
+            bar(counted.over, job.total, of=_title(job)),
+        )
 
     @admin.display(description=gettext_lazy("asked for by"))
     def who(self, job: Job) -> str:

@@ -37,6 +37,7 @@ REASSIGN = Act(
     permission="reassign",
     title=gettext_lazy("Reassign owner"),
     icon="person_edit",
+    further=True,
     dangerous=True,
     button=lambda n: (
         ngettext("Give away %(n)d credential", "Give away %(n)d credentials", n) % {"n": n}

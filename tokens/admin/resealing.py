@@ -44,6 +44,7 @@ RESEAL = Act(
     permission="reseal",
     title=gettext_lazy("Re-seal under a new data key"),
     icon="enhanced_encryption",
+    further=True,
     button=lambda n: (
         ngettext("Re-seal %(n)d credential", "Re-seal %(n)d credentials", n) % {"n": n}
     ),
