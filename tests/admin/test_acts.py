@@ -227,7 +227,7 @@ def test_a_tenant_is_made_set_and_suspended(root: Client) -> None:
 def test_a_data_key_is_rotated_by_a_worker_after_a_question(
     cast: Cast, root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[object] = []
+    sent: list[tuple[int, str, str]] = []
     monkeypatch.setattr(rotate_data_key, "apply_async", lambda args, **options: sent.append(args))
     page, key = f"/admin/tokens/tenant/{cast.acme.pk}", present_key(cast.acme)
     assert key is not None
@@ -240,7 +240,15 @@ def test_a_data_key_is_rotated_by_a_worker_after_a_question(
     assert sent == []
     answer = root.post(f"{page}/rotate_data_key/", {"confirmed": "yes"})
     assert sent == [(cast.acme.pk, key.key_id, "operator operator-0")]
-    assert "on its way" in said(answer)[0]
+    assert "a new data key seals" in said(answer)[0]
+    assert present_key(cast.acme) != key
+    shown = root.get(f"{page}/change/").content.decode()
+    assert "13 credentials are still sealed under an older one" in shown
+    assert '<progress max="13" value="0"' in shown
+    rotate_data_key(*sent[0])
+    assert not under_older_keys(cast.acme).exists()
+    assert "<progress" not in root.get(f"{page}/change/").content.decode()
+    assert AuditEvent.objects.filter(action="rotate_data_key").count() == 1
 
 
 def test_without_a_broker_a_small_tenants_data_key_is_rotated_here(
@@ -260,9 +268,10 @@ def test_without_a_broker_a_small_tenants_data_key_is_rotated_here(
     assert (event.tenant, event.actor) == (cast.acme, "operator operator-0")
     assert "rotate data key" in root.get(f"{page}/history/").content.decode()
     monkeypatch.setattr("tokens.admin.tenants._HERE_AT_MOST", 0)
-    refused = root.post(f"{page}/rotate_data_key/", {"confirmed": "yes"})
-    assert "oauthvault rotate_keys --tenant acme" in said(refused)[0]
-    assert AuditEvent.objects.filter(action="rotate_data_key").count() == 1
+    left = root.post(f"{page}/rotate_data_key/", {"confirmed": "yes"})
+    assert "oauthvault rotate_keys --tenant acme" in said(left)[0]
+    assert under_older_keys(cast.acme).count() == 13, "the sweep sees to them"
+    assert AuditEvent.objects.filter(action="rotate_data_key").count() == 2
 
 
 def test_a_tenant_for_which_nothing_was_sealed_has_no_data_key_to_rotate(

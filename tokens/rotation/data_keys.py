@@ -68,6 +68,14 @@ def rotate_data_key(
 
 
 @isolation.of_its_tenant
+def begin_rotation(*, tenant: Tenant, actor: str, now: float, replacing: str) -> bool:
+    """The first step of `rotate_data_key` alone: a new key seals from now on. Whoever finishes it
+    (that, or the sweep) seals again what is there. False: no key was made, for the reasons there.
+    """
+    return _make_new_key(tenant, actor, now, replacing)
+
+
+@isolation.of_its_tenant
 def finish_rotation(*, tenant: Tenant, actor: str, now: float, most: int) -> Rotation:
     """Go on with what an earlier call has left: ``most`` credentials, and the old keys. Part
     of every sweep."""
