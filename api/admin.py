@@ -281,7 +281,8 @@ class ApiKeyAdmin(ActingModelAdmin):
             raise PermissionDenied
         grants = request.user.has_perm(_GRANT_TOKEN_READ)
         if request.method != "POST":
-            form = NewKeyForm(initial={"once": secrets.token_urlsafe(16)}, grants_token_read=grants)
+            initial = {"once": secrets.token_urlsafe(16), "tenant": request.GET.get("tenant")}
+            form = NewKeyForm(initial=initial, grants_token_read=grants)
             return self._form_page(request, form)
         form = NewKeyForm(request.POST, grants_token_read=grants)
         if not form.is_valid():

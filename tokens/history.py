@@ -1,5 +1,5 @@
-"""What is old enough is forgotten: refreshes that ended, hand-outs by the minute, and the
-audit trail's oldest batches.
+"""What is old enough is forgotten: refreshes that ended, hand-outs by the minute, jobs with what
+became of their rows, and the audit trail's oldest batches.
 
 Looked after by the sweep, once an hour, tenant by tenant, in pages, and for a few seconds
 at a time: what is left over is for the next sweep. The counts in `tokens.statistics` are
@@ -13,12 +13,22 @@ some days of what was next to go. A vault that was away catches up in the same w
 import logging
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
-from tokens import import_drafts, isolation
-from tokens.models import UNSETTLED, HandOut, Heartbeat, Outcome, RefreshAttempt, Tenant
+from tokens import import_drafts, isolation, jobs
+from tokens.models import (
+    UNSETTLED,
+    HandOut,
+    Heartbeat,
+    Job,
+    JobRow,
+    Outcome,
+    RefreshAttempt,
+    Tenant,
+)
 from tokens.trail.drop import drop_old
 
 logger = logging.getLogger(__name__)
@@ -46,6 +56,9 @@ def forget_old(*, now: float) -> bool:
             import_drafts.forget_ended(tenant_id=tenant_id, now=now)
             for old in (attempts, hand_outs):
                 done = _delete(old(tenant_id=tenant_id, before=before), until=until) and done
+            for ended in (rows_of_jobs, ended_jobs):
+                rows = ended(tenant_id=tenant_id, before=judged - jobs.DAYS_KEPT * _DAY)
+                done = _delete(rows, until=until) and done
     if done:
         Heartbeat.objects.update_or_create(part=_JUDGED, defaults={"at": judged})
     else:
@@ -74,6 +87,17 @@ def hand_outs(*, tenant_id: int, before: float) -> QuerySet[HandOut]:
     )
 
 
+def rows_of_jobs(*, tenant_id: int, before: float) -> QuerySet[JobRow]:
+    """What became of each credential of a job that ended before."""
+    return JobRow.objects.filter(tenant_id=tenant_id, job__ended_at__lt=before).order_by("pk")
+
+
+def ended_jobs(*, tenant_id: int, before: float) -> QuerySet[Job]:
+    """Jobs that ended before, and of whose rows none is left."""
+    old = Job.objects.filter(tenant_id=tenant_id, ended_at__lt=before)
+    return old.filter(~Exists(JobRow.objects.filter(job=OuterRef("pk")))).order_by("pk")
+
+
 def _judged_by(now: float) -> float:
     """The time by which age is judged: now, and not more than a day after the last one."""
     last = Heartbeat.objects.filter(part=_JUDGED).values_list("at", flat=True).first()
@@ -91,7 +115,7 @@ def _told(moment: float) -> str:
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _delete(old: "QuerySet[RefreshAttempt] | QuerySet[HandOut]", *, until: float) -> bool:
+def _delete(old: "QuerySet[Any]", *, until: float) -> bool:
     """False if time was up first."""
     while time.monotonic() < until:
         page = list(old.values_list("pk", flat=True)[:_PAGE])

@@ -75,13 +75,31 @@ def set_own_settings(
     wanted = {name: _checked(name, chosen.pop(name, None)) for name in NAMES}
     if chosen:
         raise TypeError(f"{min(chosen)} is no setting of a credential")
+    return _set(tenant, user_id, wanted, actor=actor, now=now)
+
+
+@isolation.of_its_tenant
+def suspend_auto_refresh(*, tenant: Tenant, user_id: str, actor: str, now: float) -> None:
+    """From now on it is refreshed when somebody asks for it by name, and not ahead; its other
+    settings stay. NoToken if nothing is stored."""
+    _set(tenant, user_id, {"auto_refresh": False}, actor=actor, now=now)
+
+
+@isolation.of_its_tenant
+def resume_auto_refresh(*, tenant: Tenant, user_id: str, actor: str, now: float) -> None:
+    """Refreshed ahead again, as its tenant is set. NoToken if nothing is stored."""
+    _set(tenant, user_id, {"auto_refresh": None}, actor=actor, now=now)
+
+
+def _set(
+    tenant: Tenant, user_id: str, wanted: dict[str, Any], *, actor: str, now: float
+) -> OAuthCredential:
     credential = _found(tenant, user_id)
-    if own_of(credential) == wanted:
+    if not _differing(credential, wanted):
         return credential
     with transaction.atomic():
         credential = _found(tenant, user_id, for_change=True)
-        before = own_of(credential)
-        changes = {name: value for name, value in wanted.items() if before[name] != value}
+        changes = _differing(credential, wanted)
         for name, value in changes.items():
             setattr(credential, name, value)
         written = [*changes, "updated_at"]
@@ -99,6 +117,11 @@ def set_own_settings(
                 **changes,
             )
     return credential
+
+
+def _differing(credential: OAuthCredential, wanted: dict[str, Any]) -> dict[str, Any]:
+    before = own_of(credential)
+    return {name: value for name, value in wanted.items() if before[name] != value}
 
 
 def _found(tenant: Tenant, user_id: str, *, for_change: bool = False) -> OAuthCredential:

@@ -10,8 +10,9 @@ from celery import shared_task
 from celery.signals import worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import DatabaseError, connection
+from kombu.exceptions import KombuError
 
-from tokens import clock, deletion, due, endings, epoch, history, isolation, line, notices
+from tokens import clock, deletion, due, endings, epoch, history, isolation, jobs, line, notices
 from tokens.due import Due
 from tokens.errors import (
     Quarantined,
@@ -36,6 +37,10 @@ _DELETING = 5.0
 # Credentials of one tenant that one sweep seals again, where a rotation was cut off.
 # And the seconds of one sweep that all of them get.
 _RESEALED_BY_A_SWEEP, _RESEALING = 1000, 5.0
+# Seconds that one message works at a job: then whoever waits behind it gets a turn.
+_JOB_TURN = 20.0
+# A message that no worker has taken for so long is not the only one: the sweep sends another.
+_JOB_EXPIRES = 600.0
 _last_looked_after = 0
 # Refreshes that nobody is waiting for.
 _UNASKED = (Cause.SWEEP, Cause.HAND_OUT)
@@ -68,7 +73,7 @@ def sweep() -> int:
     Before that, what only a scheduler looks after: the epoch, the spool, refreshes whose
     process died, logins that will end. After it, what no login waits for: data keys that were
     replaced, the audit trail, what is old enough to be forgotten, keys in use for unusually
-    many, deletions.
+    many, deletions, acts on many that nobody works at.
     """
     now = clock.now()
     safe = _look_after_epoch(now)
@@ -78,6 +83,7 @@ def sweep() -> int:
     _step("abandoned refreshes", lambda: settle_abandoned(now=now))
     _step("endings", lambda: endings.announce_due(now=now))
     published = _publish(now=now) if safe and settings.CLAUDE_OAUTH_AUTO_REFRESH else 0
+    _step("acts on many", lambda: _look_after_jobs(now))
     _step("replaced data keys", lambda: _look_after_old_keys(now))
     _step("the audit trail", lambda: seal_due(now=now))
     _step("old records", lambda: history.forget_old(now=now))
@@ -131,6 +137,38 @@ def rotate_data_key(tenant_id: int, replacing: str, actor: str) -> None:
         "data key of tenant %s: %s, %d credentials sealed again, %d left",
         tenant_id, done.key_id, done.resealed, done.left,
     )  # fmt: skip
+
+
+@shared_task(name="tokens.work_off_job")
+def work_off_job(tenant_id: int, job_id: int) -> None:
+    """Work at a job for a while, and ask for the next turn if something is left of it."""
+    left = jobs.work(
+        tenant_id=tenant_id, job_id=job_id, seconds=_JOB_TURN, pool=_pool,
+        stopping=_stopping.is_set,
+    )  # fmt: skip
+    if left:
+        publish_job(tenant_id=tenant_id, job_id=job_id, now=clock.now())
+
+
+def publish_job(*, tenant_id: int, job_id: int, now: float) -> bool:
+    """Tell a worker of a job. False: the broker cannot be reached, and the sweep does it later."""
+    try:
+        work_off_job.apply_async((tenant_id, job_id), expires=_JOB_EXPIRES, retry=False)
+    except (KombuError, OSError) as error:
+        logger.warning("job %d could not be published: %s", job_id, type(error).__name__)
+        return False
+    with isolation.of(tenant_id):
+        jobs.note_published(tenant_id=tenant_id, job_id=job_id, now=now)
+    return True
+
+
+def _look_after_jobs(now: float) -> None:
+    """What nobody works at: its worker was killed, its pause is over, or no broker took it."""
+    with isolation.every_tenant():
+        waiting = jobs.to_publish(now=now)
+    for tenant_id, job_id in waiting:
+        if not publish_job(tenant_id=tenant_id, job_id=job_id, now=now):
+            return
 
 
 def _look_after_old_keys(now: float) -> None:

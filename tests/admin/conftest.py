@@ -186,4 +186,5 @@ def groups(db: None) -> None:
     """The roles, as the migrations make them: the tests' database is emptied in between."""
     here = SimpleNamespace(connection=connection)
     importlib.import_module("tokens.migrations.0012_roles").make_roles(apps, here)
+    importlib.import_module("tokens.migrations.0016_acts_on_many").add_rights(apps, here)
     importlib.import_module("tokens.migrations.0017_import_drafts").let_roles_import(apps, here)

@@ -15,7 +15,7 @@ from django.test import Client
 from api.keys import create_key
 from tests.admin.canaries import Canaries
 from tests.admin.conftest import Cast
-from tests.admin.test_permissions import Staff
+from tests.admin.test_permissions import Staff, job_of
 from tests.routes import admin_patterns, filled
 from tokens import isolation
 from tokens.models import AuditEvent, Deployment, OAuthCredential
@@ -74,6 +74,7 @@ def read(answer: Any) -> str:
 def everything(cast: Cast) -> list[str]:
     with isolation.every_tenant():
         create_key(tenant=cast.acme, actor="test", now=0)
+        job_of(cast)
         Group.objects.create(name="readers")
         User.objects.create_user("somebody-else", is_staff=True)
         assert AuditEvent.objects.exists()

@@ -254,3 +254,14 @@ def test_a_key_in_unusual_use_is_marked(root: Client, acme: Tenant, globex: Tena
     assert "of 6 at most" in page
     assert "none in the last 24 hours" in root.get(f"{LIST}{other.pk}/change/").content.decode()
     assert root.get(LIST).content.decode().count("unusual use") == 1
+
+
+def test_a_tenants_page_leads_to_a_new_key_of_its_own(
+    acme: Tenant, globex: Tenant, root: Client
+) -> None:
+    address = f"/admin/api/apikey/add/?tenant={globex.pk}"
+    assert address in root.get(f"/admin/tokens/tenant/{globex.pk}/change/").content.decode()
+    form = root.get(address).content.decode()
+    assert f'<option value="{globex.pk}" selected>globex</option>' in form
+    for nonsense in ("x", "0", "9" * 40):
+        assert root.get(f"/admin/api/apikey/add/?tenant={nonsense}").status_code == 200

@@ -11,7 +11,8 @@ from django.urls import reverse
 
 from api.keys import create_key
 from tests.admin.conftest import Cast
-from tokens.models import AuditEvent, DataKey, OAuthCredential, Standing, Tenant
+from tokens import isolation, jobs
+from tokens.models import AuditEvent, DataKey, Job, JobAct, OAuthCredential, Standing, Tenant
 
 Staff = Callable[..., Client]
 
@@ -21,6 +22,10 @@ ACTS = {
     "suspend": "tokens.suspend_oauthcredential",
     "resume": "tokens.suspend_oauthcredential",
     "revoke": "tokens.revoke_oauthcredential",
+    "suspend_auto_refresh": "tokens.pause_oauthcredential",
+    "resume_auto_refresh": "tokens.pause_oauthcredential",
+    "reseal": "tokens.reseal_oauthcredential",
+    "reassign": "tokens.reassign_oauthcredential",
 }
 LIST = "/admin/tokens/oauthcredential/"
 
@@ -29,12 +34,24 @@ def page_of(credential: OAuthCredential, act: str = "change") -> str:
     return f"{LIST}{credential.pk}/{act}/"
 
 
+def job_of(cast: Cast) -> Job:
+    """One that was asked for by somebody, for everybody of acme."""
+    olga, _ = User.objects.get_or_create(username="olga", is_staff=True)
+    with isolation.every_tenant():
+        (job,) = jobs.ask(
+            act=JobAct.SUSPEND, credentials=OAuthCredential.objects.for_tenant(cast.acme),
+            actor="operator olga", operator=olga, now=time.time(),
+        )  # fmt: skip
+    return job
+
+
 def addresses(cast: Cast) -> list[str]:
     """Every page of the admin that has an address."""
     key = create_key(tenant=cast.acme, actor="test", now=0).row
     event = AuditEvent.objects.filter(subject="alice").first()
     assert event is not None
     objects = {
+        "tokens_job": job_of(cast).pk,
         "tokens_oauthcredential": cast["alice"].pk,
         "tokens_tenant": cast.acme.pk,
         "tokens_auditevent": event.pk,
@@ -53,6 +70,8 @@ def addresses(cast: Cast) -> list[str]:
         for act in ("suspend", "resume", "rotate_data_key")
     ]
     pages.append(f"/admin/tokens/tenant/{cast.acme.pk}/delete/")
+    job = f"/admin/tokens/job/{objects['tokens_job']}"
+    pages += [f"{job}/stop/", f"{job}/change/?show=problems", "/admin/tokens/job/?state=stopped"]
     pages += [f"/admin/api/apikey/{key.pk}/{act}/" for act in ("revoke", "rotate")]
     pages += [f"{LIST}?status={word}" for word in ("cannot_work", "active", "revoked")]
     pages += [f"{LIST}?q=alice", f"{LIST}?expires=1h", f"{LIST}?login_ends=7", f"{LIST}?o=1"]
@@ -144,7 +163,7 @@ def test_an_address_alone_does_nothing(cast: Cast, root: Client, act: str) -> No
         root.get(page_of(target, act), {"confirmed": "yes"}),
         root.post(page_of(target, act)),
         root.post(LIST, {"action": f"{act}_many", "_selected_action": [target.pk]}),
-    ):
+    )[: 2 if act == "reassign" else 3]:
         assert answer.status_code == 200
         assert target.user_id in answer.content.decode()
         assert 'name="confirmed"' in answer.content.decode()

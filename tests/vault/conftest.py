@@ -11,11 +11,12 @@ from pytest_django import Settings
 from api.keys import create_key
 from tests.conftest import Store
 from tests.simulator import Simulator
-from tokens import handouts, statistics
+from tokens import handouts, jobs, statistics
 from tokens.models import (
     Assignment,
     Cause,
     ImportDraft,
+    JobAct,
     KeySpan,
     OAuthCredential,
     Outcome,
@@ -66,6 +67,10 @@ def fill(upstream: Simulator, store: Store) -> Fill:
         ImportDraft.objects.create(
             operator=operator, tenant=tenant, sealed="-", report="-", ends_at=time.time() + 600
         )
+        jobs.ask(
+            act=JobAct.SUSPEND, credentials=OAuthCredential.objects.for_tenant(tenant),
+            actor="operator olga", operator=operator, now=time.time(),
+        )  # fmt: skip
         return tenant
 
     return _fill

@@ -276,7 +276,7 @@ FOR_EVERYBODY = {
     "tokens/roles.py": "which tenants an operator looks after",
     "tokens/sealing.py": "whether a token is another credential's: yes or no",
     "tokens/statistics.py": "counts of the whole deployment",
-    "tokens/tasks.py": "the sweep: whose data keys were replaced",
+    "tokens/tasks.py": "the sweep: whose data keys were replaced, which jobs nobody is at",
     "tokens/tenants.py": "makes the first tenant",
     "tokens/trail/chains.py": "the chain of acts of no tenant",
     "tokens/trail/drop.py": "which chains there are",

@@ -1,5 +1,5 @@
 """Operators' rooms. Nothing in here opens a token, and none of its queries reads a sealed one."""
 
-from tokens.admin import audit, credentials, operators, sessions, tenants
+from tokens.admin import audit, credentials, jobs, operators, sessions, tenants
 
-__all__ = ["audit", "credentials", "operators", "sessions", "tenants"]
+__all__ = ["audit", "credentials", "jobs", "operators", "sessions", "tenants"]

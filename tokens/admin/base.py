@@ -31,6 +31,8 @@ class VaultModelAdmin(ModelAdmin):
     paginator = InfinitePaginator
     show_full_result_count = False
     list_disable_select_all = True
+    # Whether an act can be asked for all that the filters find, and not only for rows of a page.
+    list_offers_all = False
     list_per_page = 50
     list_filter_submit = True
     object_history_template = "admin/audit_history.html"

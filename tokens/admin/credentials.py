@@ -15,14 +15,18 @@ from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action
 from unfold.views import ChangeList
 
-from tokens import clock, endings, own_settings, statistics, vault
+from tokens import clock, endings, obstacles, own_settings, statistics, vault
 from tokens.admin import facts
-from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
+from tokens.admin.acts import HERE, Act, ActingModelAdmin, Result, one_by_one, pages
+from tokens.admin.auto_refresh import RESUME_AUTO_REFRESH, SUSPEND_AUTO_REFRESH
+from tokens.admin.export import EXPORT
 from tokens.admin.importing import import_page
+from tokens.admin.reassignment import REASSIGN
+from tokens.admin.resealing import RESEAL
 from tokens.admin.timeline import busy_minutes, timeline_of
 from tokens.admin.times import distance, exact, moment
 from tokens.listing import status_in_sql
-from tokens.models import AuditEvent, Cause, OAuthCredential, Standing, Status
+from tokens.models import AuditEvent, Cause, JobAct, OAuthCredential, Standing, Status
 from tokens.tasks import refresh_credentials
 
 # How many are refreshed in this very request when no worker can be told.
@@ -107,16 +111,7 @@ class CredentialList(ChangeList):
         self.result_list = [facts.attach(row, now=now) for row in self.result_list]
 
 
-def _name(credential: OAuthCredential) -> str:
-    return f"{credential.user_id} ({credential.tenant.slug})"
-
-
-def _why_not_refreshed(credential: OAuthCredential, now: float) -> str | None:
-    if credential.can_refresh() and credential.tenant.suspended_at is None:
-        return None
-    if not credential.has_refresh_token and credential.standing != Standing.REVOKED:
-        return _("There is no refresh token: it works until it expires and cannot be renewed.")
-    return facts.of(credential).problem or _("It cannot be refreshed as it stands.")
+_name = facts.name
 
 
 def _request_refresh(
@@ -186,31 +181,14 @@ def _revoke_effect(credential: OAuthCredential, now: float) -> str:
     return _("Nothing more is handed out.")
 
 
-def _why_not_revoked(credential: OAuthCredential, now: float) -> str | None:
-    return _("It is revoked already.") if credential.standing == Standing.REVOKED else None
-
-
 def _suspend(credential: OAuthCredential, actor: str, now: float) -> Result:
     vault.suspend(tenant=credential.tenant, user_id=credential.user_id, actor=actor, now=now)
     return Result(text=_("%(name)s: suspended.") % {"name": _name(credential)})
 
 
-def _why_not_suspended(credential: OAuthCredential, now: float) -> str | None:
-    if credential.suspended_at is not None:
-        return _("It is suspended already.")
-    return _why_not_revoked(credential, now)
-
-
 def _resume(credential: OAuthCredential, actor: str, now: float) -> Result:
     vault.resume(tenant=credential.tenant, user_id=credential.user_id, actor=actor, now=now)
     return Result(text=_("%(name)s: resumed.") % {"name": _name(credential)})
-
-
-def _why_not_resumed(credential: OAuthCredential, now: float) -> str | None:
-    revoked = _why_not_revoked(credential, now)
-    if revoked is None and credential.suspended_at is None:
-        return _("It is not suspended.")
-    return revoked
 
 
 REFRESH = Act(
@@ -230,8 +208,10 @@ REFRESH = Act(
         "a few seconds, in the background; one refresh under way serves all who ask."
     ),
     effect=_refresh_effect,
-    refusal=_why_not_refreshed,
+    refusal=obstacles.to_refresh,
     perform=_request_refresh,
+    most=HERE,
+    job=JobAct.REFRESH,
 )
 ROTATE = Act(
     name="rotate",
@@ -256,8 +236,10 @@ ROTATE = Act(
         _("A new pair replaces generation %(generation)d; the old refresh token is spent.")
         % {"generation": credential.generation}
     ),
-    refusal=_why_not_refreshed,
+    refusal=obstacles.to_refresh,
     perform=_request_refresh,
+    most=HERE,
+    job=JobAct.ROTATE,
 )
 REVOKE = Act(
     name="revoke",
@@ -276,9 +258,10 @@ REVOKE = Act(
         "handed out before cannot be called back from here and may live until its own end."
     ),
     effect=_revoke_effect,
-    refusal=_why_not_revoked,
+    refusal=obstacles.to_revoke,
     perform=one_by_one(_revoke),
-    most=50,
+    most=HERE,
+    job=JobAct.REVOKE,
 )
 SUSPEND = Act(
     name="suspend",
@@ -296,8 +279,10 @@ SUSPEND = Act(
         "it, and resuming ends it; but a login that is left for weeks may reach its end."
     ),
     effect=lambda credential, now: _("Nothing is handed out or refreshed until it is resumed."),
-    refusal=_why_not_suspended,
+    refusal=obstacles.to_suspend,
     perform=one_by_one(_suspend),
+    most=HERE,
+    job=JobAct.SUSPEND,
 )
 RESUME = Act(
     name="resume",
@@ -310,8 +295,10 @@ RESUME = Act(
     ),
     means=gettext_lazy("Tokens are handed out and refreshed again, at once."),
     effect=lambda credential, now: _("Works again, if its login is still alive."),
-    refusal=_why_not_resumed,
+    refusal=obstacles.to_resume,
     perform=one_by_one(_resume),
+    most=HERE,
+    job=JobAct.RESUME,
 )
 
 
@@ -328,13 +315,23 @@ class CredentialAdmin(ActingModelAdmin):
         ("tenant", RelatedDropdownFilter), StatusFilter, ExpiryFilter, LoginFilter,
     )  # fmt: skip
     list_fullwidth = True
+    list_offers_all = True
     search_fields = ("user_id",)
     search_help_text = gettext_lazy("User id")
     # As the index `one_credential_per_user` has them.
     ordering = ("tenant_id", "user_id")
-    acts = (REFRESH, ROTATE, SUSPEND, RESUME, REVOKE)
-    actions = ("refresh_many", "rotate_many", "suspend_many", "resume_many", "revoke_many")
-    actions_detail = ("refresh_one", "rotate_one", "suspend_one", "resume_one", "revoke_one")
+    acts = (
+        REFRESH, ROTATE, SUSPEND, RESUME, SUSPEND_AUTO_REFRESH, RESUME_AUTO_REFRESH, RESEAL,
+        REASSIGN, EXPORT, REVOKE,
+    )  # fmt: skip
+    actions = (
+        "refresh_many", "rotate_many", "suspend_many", "resume_many", "suspend_auto_refresh_many",
+        "resume_auto_refresh_many", "reseal_many", "export_many", "revoke_many",
+    )  # fmt: skip
+    actions_detail = (
+        "refresh_one", "rotate_one", "suspend_one", "resume_one", "suspend_auto_refresh_one",
+        "resume_auto_refresh_one", "reseal_one", "reassign_one", "revoke_one",
+    )  # fmt: skip
     actions_list = ("import_page",)
     fieldsets = (
         (
@@ -361,6 +358,11 @@ class CredentialAdmin(ActingModelAdmin):
     rotate_one, rotate_many = pages(ROTATE)
     suspend_one, suspend_many = pages(SUSPEND)
     resume_one, resume_many = pages(RESUME)
+    suspend_auto_refresh_one, suspend_auto_refresh_many = pages(SUSPEND_AUTO_REFRESH)
+    resume_auto_refresh_one, resume_auto_refresh_many = pages(RESUME_AUTO_REFRESH)
+    reseal_one, reseal_many = pages(RESEAL)
+    reassign_one = pages(REASSIGN)[0]
+    export_many = pages(EXPORT)[1]
     revoke_one, revoke_many = pages(REVOKE)
 
     @action(  # type: ignore[untyped-decorator]  # unfold's, which has no types
@@ -412,6 +414,7 @@ class CredentialAdmin(ActingModelAdmin):
             "minutes": busy_minutes(credential, now=now),
         }
         self.leave_out_impossible(context, credential, now=now)
+        self.set_further_apart(context)
         for name in ("problem", "warning"):
             said = getattr(facts.of(credential), name)
             context[name] = facts.with_commands(said) if said else None
@@ -440,6 +443,18 @@ class CredentialAdmin(ActingModelAdmin):
 
     def has_import_permission(self, request: HttpRequest) -> bool:
         return self._may(request, "import")
+
+    def has_pause_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._may(request, "pause")
+
+    def has_reseal_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._may(request, "reseal")
+
+    def has_reassign_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._may(request, "reassign")
+
+    def has_export_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._may(request, "export")
 
     def _may(self, request: HttpRequest, verb: str) -> bool:
         """To act on rows one must be allowed to see them."""

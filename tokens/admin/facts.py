@@ -93,6 +93,10 @@ def attach(credential: OAuthCredential, *, now: float) -> OAuthCredential:
     return credential
 
 
+def name(credential: OAuthCredential) -> str:
+    return f"{credential.user_id} ({credential.tenant.slug})"
+
+
 def of(credential: OAuthCredential) -> Facts:
     facts: Facts = credential.facts  # type: ignore[attr-defined]
     return facts

@@ -37,6 +37,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "items": [
                 {"title": _("Home"), "icon": "home", "link": reverse("admin:index")},
                 _entry(_("Credentials"), "badge", "tokens", "oauthcredential"),
+                _entry(_("Jobs"), "pending_actions", "tokens", "job"),
                 _entry(_("Tenants"), "domain", "tokens", "tenant"),
                 _entry(_("API keys"), "vpn_key", "api", "apikey"),
                 _entry(_("Audit trail"), "history", "tokens", "auditevent"),

@@ -22,10 +22,11 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 from tokens import clock, deletion, statistics
 from tokens.admin import facts
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
+from tokens.admin.bars import LIVE, bar
 from tokens.admin.base import operator
 from tokens.admin.times import moment
 from tokens.models import AuditEvent, Backoff, Tenant
-from tokens.rotation.data_keys import present_key, under_older_keys
+from tokens.rotation.data_keys import begin_rotation, present_key, under_older_keys
 from tokens.tasks import rotate_data_key
 from tokens.tenants import (
     SETTINGS,
@@ -70,30 +71,33 @@ def _why_not_resumed(tenant: Tenant) -> str | None:
 
 
 def _request_rotation(tenants: Sequence[Tenant], actor: str, now: float) -> list[Result]:
-    """Hand each to a worker. If none can be told, a small one is done here."""
+    """Each has its new key at once; what is there is sealed again by a worker, and of a small
+    tenant here, if none can be told. The sweep finishes whatever is left."""
     results, here = [], 0
     for tenant in tenants:
         key = present_key(tenant)
         if key is None:
             results.append(Result(text=f"{tenant.slug}: {_NOTHING_SEALED}"))
             continue
+        begin_rotation(tenant=tenant, actor=actor, now=now, replacing=key.key_id)
         arguments, name = (tenant.pk, key.key_id, actor), {"name": tenant.slug}
+        text = _("%(name)s: a new data key seals; its page shows how far the rest is.")
+        level = messages.SUCCESS
         try:
             rotate_data_key.apply_async(args=arguments, retry=False)
         except (KombuError, OSError):
             here += tenant.credentials.count()
-            if here > _HERE_AT_MOST:
+            if here <= _HERE_AT_MOST:
+                rotate_data_key(*arguments)
+                text = _("%(name)s: the data key is a new one.")
+            else:
+                level = messages.WARNING
                 text = _(
-                    "%(name)s: not asked for; the message broker cannot be reached. "
-                    "“oauthvault rotate_keys --tenant %(name)s” does it without one."
+                    "%(name)s: a new data key seals. The message broker cannot be reached: what is "
+                    "there is sealed again when the scheduler and a worker are there, or by "
+                    "“oauthvault rotate_keys --tenant %(name)s”."
                 )
-                results.append(Result(text=text % name, level=messages.ERROR))
-                continue
-            rotate_data_key(*arguments)
-            results.append(Result(text=_("%(name)s: the data key is a new one.") % name))
-        else:
-            text = _("%(name)s: a new data key is on its way; its page shows how far it is.")
-            results.append(Result(text=text % name))
+        results.append(Result(text=text % name, level=level))
     return results
 
 
@@ -251,6 +255,9 @@ class DeletionForm(forms.Form):
 
 @admin.register(Tenant)
 class TenantAdmin(ActingModelAdmin):
+    class Media:
+        js = (LIVE,)
+
     form = TenantForm
     list_display = ("slug", "name", "state", "refreshing", "users", "created")
     list_filter = ()
@@ -450,11 +457,16 @@ class TenantAdmin(ActingModelAdmin):
             if older
             else _("every credential is sealed under it")
         )
+        sealed = tenant.credentials.exclude(data_key=None).count()
+        progress = bar(sealed - older, sealed, of=_("Sealed under it")) if older else ""
         return format_html(
-            "<code>{}</code> {} {}",
+            '<span id="data-key" class="ov-sentence" data-live="{}">'
+            "<code>{}</code> {} {} {}</span>",
+            "yes" if older else "no",
             key.key_id,
             moment(key.created_at.timestamp(), now=clock.now()),
             said,
+            progress,
         )
 
     @admin.display(description=gettext_lazy("created"), ordering="created_at")
@@ -466,7 +478,9 @@ class TenantAdmin(ActingModelAdmin):
         return format_html(
             '<a class="ov-link" href="{0}?tenant__id__exact={3}">{4}</a> · '
             '<a class="ov-link" href="{1}?tenant__id__exact={3}">{5}</a> · '
-            '<a class="ov-link" href="{2}?tenant__id__exact={3}">{6}</a>',
+            '<a class="ov-link" href="{2}?tenant__id__exact={3}">{6}</a> · '
+            '<a class="ov-link" href="{7}?tenant__id__exact={3}">{8}</a> · '
+            '<a class="ov-link" href="{9}?tenant={3}">{10}</a>',
             reverse("admin:tokens_oauthcredential_changelist"),
             reverse("admin:api_apikey_changelist"),
             reverse("admin:tokens_auditevent_changelist"),
@@ -474,4 +488,8 @@ class TenantAdmin(ActingModelAdmin):
             _("credentials"),
             _("API keys"),
             _("audit trail"),
+            reverse("admin:tokens_job_changelist"),
+            _("jobs"),
+            reverse("admin:api_apikey_add"),
+            _("new API key"),
         )

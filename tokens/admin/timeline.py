@@ -120,9 +120,10 @@ def _acts(credential: OAuthCredential, now: float) -> list[Entry]:
     )
     icons = {"import": "login", "revoke": "block", "suspend": "pause", "resume": "play_arrow",
              "rejected": "report", "create_key": "key", "revoke_key": "key_off",
-             "login_ending": "hourglass_bottom", "refresh_settings": "tune"}  # fmt: skip
+             "login_ending": "hourglass_bottom", "refresh_settings": "tune",
+             "reassign": "person_edit", "reseal": "enhanced_encryption"}  # fmt: skip
     tones = {"revoke": "bad", "rejected": "uneasy", "suspend": "uneasy", "import": "good",
-             "login_ending": "uneasy"}  # fmt: skip
+             "login_ending": "uneasy", "reassign": "uneasy"}  # fmt: skip
     return [
         Entry(
             at=_place(event.at),

@@ -34,7 +34,7 @@ def let_roles_import(apps, schema_editor):
 class Migration(migrations.Migration):
     dependencies = [
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
-        ("tokens", "0015_home_page"),
+        ("tokens", "0016_acts_on_many"),
     ]
 
     operations = [

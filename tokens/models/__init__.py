@@ -8,6 +8,7 @@ from tokens.models.fingerprint import TokenFingerprint, TokenKind
 from tokens.models.handout import HandOut
 from tokens.models.heartbeat import Heartbeat
 from tokens.models.import_draft import ImportDraft
+from tokens.models.job import Job, JobAct, JobRow, RowState
 from tokens.models.keys import DataKey, VaultKey
 from tokens.models.span import KeySpan
 from tokens.models.statistics import HandOutTally, RefreshTally, TenantStatistics
@@ -31,6 +32,9 @@ __all__ = [
     "HandOutTally",
     "Heartbeat",
     "ImportDraft",
+    "Job",
+    "JobAct",
+    "JobRow",
     "KeySpan",
     "OAuthCredential",
     "Outcome",
@@ -38,6 +42,7 @@ __all__ = [
     "RecoveryCode",
     "RefreshAttempt",
     "RefreshTally",
+    "RowState",
     "SecondFactor",
     "Standing",
     "Status",

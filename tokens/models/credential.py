@@ -151,6 +151,10 @@ class OAuthCredential(OfTenant):
             ("rotate_oauthcredential", "Can have a credential's token pair replaced now"),
             ("revoke_oauthcredential", "Can revoke a credential"),
             ("suspend_oauthcredential", "Can suspend and resume a credential"),
+            ("pause_oauthcredential", "Can suspend and resume a credential's automatic refresh"),
+            ("reassign_oauthcredential", "Can give a credential to another user of its tenant"),
+            ("reseal_oauthcredential", "Can have credentials sealed under a new data key"),
+            ("export_oauthcredential", "Can export what is known of credentials"),
         ]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["tenant", "user_id"], name="one_credential_per_user"),

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from tokens import audit, isolation, sealing
-from tokens.errors import EncryptionError
+from tokens.errors import EncryptionError, NoToken, RefreshInProgress
 from tokens.keyring import data_key_opens, new_data_key, sealing_key
 from tokens.models import DataKey, OAuthCredential, Tenant
 from tokens.rotation.old_keys import OldKey, destroy_unneeded
@@ -68,10 +68,52 @@ def rotate_data_key(
 
 
 @isolation.of_its_tenant
+def begin_rotation(*, tenant: Tenant, actor: str, now: float, replacing: str) -> bool:
+    """The first step of `rotate_data_key` alone: a new key seals from now on. Whoever finishes it
+    (that, or the sweep) seals again what is there. False: no key was made, for the reasons there.
+    """
+    return _make_new_key(tenant, actor, now, replacing)
+
+
+@isolation.of_its_tenant
 def finish_rotation(*, tenant: Tenant, actor: str, now: float, most: int) -> Rotation:
     """Go on with what an earlier call has left: ``most`` credentials, and the old keys. Part
     of every sweep."""
     return _finish(tenant, actor=actor, now=now, is_new=False, most=most, each=lambda: None)
+
+
+@isolation.of_its_tenant
+def reseal(*, tenant: Tenant, user_id: str, replacing: str, actor: str, now: float) -> bool:
+    """Seal one credential again, under a data key that is not ``replacing``.
+
+    A data key is its tenant's: where ``replacing`` seals still, a new one is made for the whole
+    tenant, and the sweep sees to its other credentials. Of a rotation that is unfinished the
+    key is taken, and no further one is made. False: it is under the key that seals already.
+    NoToken if nothing is stored, EncryptionError if it does not open.
+    """
+    _make_new_key(tenant, actor, now, replacing)
+    for _ in range(_PASSES):
+        credential = (
+            OAuthCredential.objects.for_tenant(tenant)
+            .filter(user_id=user_id)
+            .exclude(data_key=None)
+            .select_related("tenant", "data_key")
+            .first()
+        )
+        if credential is None or credential.data_key is None:
+            raise NoToken("No OAuth token found")
+        if credential.data_key.retired_at is None:
+            return False
+        moved, damaged = _reseal([credential], tenant)
+        if damaged:
+            raise EncryptionError("What is sealed in it does not open.")
+        if moved:
+            audit.record(
+                tenant=tenant, actor=actor, action="reseal", subject=user_id, now=now,
+                replaces=credential.data_key.key_id,
+            )  # fmt: skip
+            return True
+    raise RefreshInProgress("It has changed again and again meanwhile.", retry_after=2)
 
 
 def unfinished() -> "QuerySet[Tenant]":
