@@ -36,7 +36,7 @@ def add_rights(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ('tokens', '0013_looks_across_tenants'),
+        ('tokens', '0015_home_page'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
