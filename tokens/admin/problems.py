@@ -14,7 +14,7 @@ from django.utils.translation import ngettext
 from oauthvault.env import ConfigurationError
 from tokens import notices
 from tokens.admin.facts import with_commands
-from tokens.admin.times import moment, span
+from tokens.admin.times import exact, moment, span
 from tokens.condition import Condition, TrailCondition
 from tokens.keyring import load_keyring
 from tokens.roles import ALL_TENANTS
@@ -147,7 +147,7 @@ def _machinery(condition: Condition) -> Iterator[Problem]:
                     "Start one: `oauthvault worker` (with everything else: `oauthvault up`)."
                 )
             ),
-            since=moment(workers.last_seen, now=condition.now, never=""),
+            since=_at(workers.last_seen),
         )
     if not condition.scheduler_is_away:
         return
@@ -177,7 +177,7 @@ def _machinery(condition: Condition) -> Iterator[Problem]:
                 "stays, the scheduler with `oauthvault beat`."
             )
         ),
-        since=moment(condition.last_sweep, now=condition.now, never=""),
+        since=_at(condition.last_sweep),
     )
 
 
@@ -323,6 +323,11 @@ def _older_kek() -> Iterator[Problem]:
         % {"n": waiting},
         to_do=_say(_("Do not remove the older one before `oauthvault rotate_keys` has been run.")),
     )
+
+
+def _at(time: float | None) -> str:
+    """Where the sentence has said how long ago."""
+    return "" if time is None else exact(time)
 
 
 def _the_first(at: float | None, *, now: float) -> SafeString | str:
