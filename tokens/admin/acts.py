@@ -237,7 +237,7 @@ class ActingModelAdmin(VaultModelAdmin):
         if request.method != "POST" or _CONFIRMED not in request.POST:
             return None
         asked.form = form = (act.form or forms.Form)(request.POST)
-        named = request.POST.get(_NAMED, "")
+        named = request.POST.get(_NAMED, "")[:9]
         if asked.across and asked.number > (int(named) if named.isdecimal() else 0):
             if named:
                 self.message_user(
