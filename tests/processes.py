@@ -36,7 +36,7 @@ def oauthvault(*arguments: str, **variables: str) -> subprocess.CompletedProcess
         env=clean_environment(**variables),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
 

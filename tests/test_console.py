@@ -81,7 +81,7 @@ def test_a_password_is_asked_for_twice_at_a_terminal(folder: Path) -> None:
                     assert sign, said
                 os.write(keyboard, f"{answer}\n".encode())
             said += shown.read()
-            assert asking.wait(timeout=90) == status, said
+            assert asking.wait(timeout=240) == status, said
         os.close(keyboard)
         os.close(terminal)
         assert (b"are not the same" in said) is bool(status)
@@ -130,6 +130,6 @@ def _run(
         # Without a terminal to ask at.
         start_new_session=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )

@@ -71,7 +71,7 @@ class Vault:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
 
     def stop(self, number: int = signal.SIGTERM) -> int:

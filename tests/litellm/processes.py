@@ -58,7 +58,7 @@ class Process:
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def wait_until_ready(self, path: str, seconds: float = 180.0) -> None:
+    def wait_until_ready(self, path: str, seconds: float = 400.0) -> None:
         def ready() -> bool:
             assert self.process.poll() is None, self.output()
             try:
@@ -190,7 +190,7 @@ def hello(model: str) -> dict[str, Any]:
 
 
 @contextmanager
-def running(process: Process, ready: str, *, within: float = 240.0) -> Iterator[Any]:
+def running(process: Process, ready: str, *, within: float = 400.0) -> Iterator[Any]:
     try:
         process.wait_until_ready(ready, within)
         yield process

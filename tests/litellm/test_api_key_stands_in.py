@@ -12,7 +12,7 @@ from tests.litellm.scripted_vault import Answer, ScriptedVault, problem, token_a
 from tests.litellm.second_provider import SecondProvider
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 API_KEY = "sk-ant-api03-of-the-company"

@@ -10,7 +10,7 @@ import pytest
 from tests.litellm.processes import Proxy, Vault, require_litellm, running
 from tests.simulator import Login, Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 

@@ -27,7 +27,7 @@ from tests.litellm.processes import (
 from tests.ports import free_port
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 OAUTH_BETA = "oauth-2025-04-20"
@@ -618,7 +618,7 @@ def test_the_proxy_does_not_start_where_litellm_would_drop_checks_of_its_own(
         OAUTHVAULT_SERVICE_KEY=acme_key,
     )
     try:
-        assert proxy.process.wait(timeout=240) != 0
+        assert proxy.process.wait(timeout=400) != 0
     except subprocess.TimeoutExpired:
         pytest.fail(proxy.output())
     finally:

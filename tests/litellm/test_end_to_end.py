@@ -24,7 +24,7 @@ from tests.litellm.processes import (
 )
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 OAUTH_BETA = "oauth-2025-04-20"

@@ -22,7 +22,7 @@ from tests.litellm.processes import Proxy, Vault, hello, require_litellm, runnin
 from tests.servers import find_faketime
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 USERS = [f"user-{number:02}" for number in range(20)]

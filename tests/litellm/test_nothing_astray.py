@@ -18,7 +18,7 @@ from tests.litellm.processes import HERE, Proxy, Vault, hello, require_litellm, 
 from tests.litellm.second_provider import SAYS, SecondProvider
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 API_KEY = "sk-ant-api03-of-the-company"

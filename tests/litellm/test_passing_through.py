@@ -13,7 +13,7 @@ import pytest
 from tests.litellm.processes import Proxy, Vault, hello, require_litellm, running
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 OAUTH_BETA = "oauth-2025-04-20"

@@ -38,7 +38,7 @@ from tests.ports import free_port
 from tests.simulator import Login, Simulator
 from tests.source import tree_of
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 MASTER_KEY = f"sk-{secrets.token_urlsafe(24)}"
 COMPANY_KEY = "sk-ant-api03-of-the-company"

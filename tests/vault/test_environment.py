@@ -217,7 +217,7 @@ def test_a_secret_is_gone_from_the_environment_once_read_and_there_for_our_child
         ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -252,7 +252,7 @@ def test_three_first_starts_at_once_make_one_vault(tmp_path: Path) -> None:
         )
         for _ in range(3)
     ]
-    said = [start.communicate(timeout=90) for start in starts]
+    said = [start.communicate(timeout=240) for start in starts]
     assert [start.returncode for start in starts] == [0, 0, 0], said
     assert sum("First operator" in out for out, _ in said) == 1
     assert run(tmp_path, "doctor").returncode == 0

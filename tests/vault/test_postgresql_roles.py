@@ -154,7 +154,7 @@ def test_two_that_migrate_at_once_take_turns(roles: tuple[str, str, str], tmp_pa
         for _ in range(2)
     ]
     for process in both:
-        _, errors = process.communicate(timeout=90)
+        _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
 
 
@@ -263,7 +263,7 @@ def test_the_wall_holds_for_the_owner_too_and_migrations_see_everybodys_rows(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
@@ -286,7 +286,7 @@ def test_a_dump_by_a_role_behind_the_wall_is_refused_or_whole_and_never_empty(
             env=clean_environment(PGOPTIONS=options),
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=240,
             check=False,
         )
 
@@ -393,7 +393,7 @@ def test_the_looks_across_tenants_and_who_may_look_are_in_a_dump(
                 env=clean_environment(),
                 capture_output=True,
                 text=True,
-                timeout=90,
+                timeout=240,
                 check=False,
             )
             assert done.returncode == 0, done.stderr
