@@ -140,13 +140,11 @@ def _me(request: HttpRequest) -> User:
 
 def _page(request: HttpRequest, name: str, title: str, **more: Any) -> HttpResponse:
     """Without the dashboard around it, as long as the operator may not see that."""
-    me = _me(request)
     context = {
         **admin.site.each_context(request),
         "title": title,
         "subtitle": None,
         "layout": FRAME if sessions.is_let_in(request) else BARE,
-        "has_factor": second_factor.is_enrolled(me),
         "next": onward(request, ""),
         **more,
     }
