@@ -11,6 +11,7 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_django import Settings
 
@@ -443,6 +444,7 @@ def test_an_empty_vault_leads_to_a_tenant_a_login_and_a_key(
     page = home(root)
     assert 'href="/admin/tokens/tenant/add/"' in page
     assert "oauthvault import_credentials" in page
+    assert f'href="{reverse("admin:tokens_oauthcredential_import_page")}"' in page
     assert 'href="/admin/api/apikey/add/"' in page
     tenant = Tenant.objects.create(slug="initech")
     plant(tenant, "peter")
