@@ -13,7 +13,7 @@ from django.test import Client
 from kombu.exceptions import OperationalError
 
 from tests.admin.canaries import Canaries
-from tests.admin.conftest import Cast, stored
+from tests.admin.conftest import PASSWORD, Cast, stored
 from tests.admin.test_acts import said
 from tests.admin.test_every_page import read
 from tests.admin.test_permissions import LIST, job_of, page_of
@@ -35,6 +35,7 @@ from tokens.tasks import work_off_job
 
 Staff = Callable[..., Client]
 JOBS = "/admin/tokens/job/"
+PROOF = {"proof-password": PASSWORD}
 SEE = ("tokens.view_oauthcredential", "tokens.view_job")
 
 
@@ -98,7 +99,7 @@ def test_more_than_were_named_are_not_done(cast: Cast, root: Client, sent: list[
     few = f"{LIST}?q=alice"
     assert root.post(few, across("revoke", cast["alice"], confirmed="yes")).status_code == 200
     assert OAuthCredential.objects.get(user_id="alice").standing == Standing.ACTIVE
-    root.post(few, across("revoke", cast["alice"], confirmed="yes", named=1))
+    root.post(few, across("revoke", cast["alice"], confirmed="yes", named=1) | PROOF)
     assert OAuthCredential.objects.get(user_id="alice").standing == Standing.REVOKED
     assert OAuthCredential.objects.get(user_id="frida").standing != Standing.REVOKED
 
@@ -391,7 +392,10 @@ def test_who_asked_for_it_is_who_a_worker_asks_about(
     cast: Cast, staff: Staff, sent: list[Any], pool: ThreadPoolExecutor
 ) -> None:
     client = staff(*SEE, "tokens.revoke_oauthcredential", tenants=[cast.globex])
-    client.post(LIST, across("revoke", cast["hedda"], confirmed="yes", named=1000))
+    form = across("revoke", cast["hedda"], confirmed="yes", named=1000)
+    assert client.post(LIST, form).status_code == 200
+    assert not Job.objects.exists(), "who asks for many revocations is asked who they are"
+    client.post(LIST, form | PROOF)
     job = Job.objects.get()
     user = User.objects.get(pk=client.session["_auth_user_id"])
     assert (job.operator, job.actor) == (user, f"operator {user.username}")
