@@ -40,8 +40,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("unhurried")
 
 # Seconds for a test that starts real programs, the first of its module all those that the others
-# use after it: on a busy machine each takes half a minute until it answers.
-_WITH_PROGRAMS = 300
+# use after it: on a busy machine each takes a minute and more until it answers.
+_WITH_PROGRAMS = 900
 
 Store = Callable[[Tenant, str, Login], OAuthCredential]
 MakeKey = Callable[..., str]

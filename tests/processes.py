@@ -143,7 +143,7 @@ def _served(log_path: Path, variables: dict[str, str]) -> Iterator[str]:
 
 
 def _wait_until_alive(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    ends = time.monotonic() + 120
+    ends = time.monotonic() + 240
     while time.monotonic() < ends:
         assert process.poll() is None, log.read_text()
         try:

@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.system,
     pytest.mark.postgres_too,
     # Of the first test, which starts the servers as well.
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(database_url() is None, reason="needs PostgreSQL and Redis"),
 ]
 
@@ -287,7 +287,7 @@ def copy_of_database(url: str) -> str:
 
 
 def until(
-    holds: Callable[[], bool], explain: Callable[[], object] = str, seconds: float = 90.0
+    holds: Callable[[], bool], explain: Callable[[], object] = str, seconds: float = 240.0
 ) -> None:
     ends = time.monotonic() + seconds
     while not holds():

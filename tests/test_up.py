@@ -82,7 +82,7 @@ class Vault:
         return not any(group_lives(group) for group in self.groups)
 
 
-def until(holds: Callable[[], bool], seconds: float = 90.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -14,7 +14,7 @@ from tests.litellm.processes import ROOT
 from tests.source import tree_of
 
 # Of the first test, for which the wheel is built.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 PACKAGE = ROOT / "integrations" / "litellm"
 # What can be imported, and tested, without LiteLLM.
