@@ -33,7 +33,10 @@ class Command(Migrate):
             return
         service = roles.name_of(connections[DEFAULT_DB_ALIAS])
         with connection.cursor() as cursor:
+            # Whoever is before us migrates for as long as it takes.
+            cursor.execute("SET lock_timeout = 0")
             cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+            cursor.execute("RESET lock_timeout")
         try:
             _make_schema(connection)
             if options["database"] == "owner":
