@@ -40,7 +40,7 @@ from api.models import ApiKey, KeyKind
 from tokens import clock, notices
 from tokens.admin import facts, first_steps
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
-from tokens.admin.base import operator
+from tokens.admin.base import operator, told_once
 from tokens.admin.times import moment
 from tokens.models import AuditEvent, Tenant
 from tokens.user_ids import BadUserId
@@ -482,6 +482,7 @@ class ApiKeyAdmin(ActingModelAdmin):
         return moment(key.revoked_at, now=clock.now(), never=_("no"))
 
     @admin.display(description=gettext_lazy("unusual use"))
+    @told_once
     def span(self, key: ApiKey) -> SafeString | str:
         now = clock.now()
         found = notices.noticed(now=now).filter(tenant=key.tenant, actor=key.actor).first()

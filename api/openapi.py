@@ -74,6 +74,7 @@ CREDENTIALS_FILE: dict[str, Any] = {
         "scopes": {"type": ["array", "string"], "items": {"type": "string"}},
         "isMax": {"type": "boolean", "default": True},
         "subscriptionType": {"type": ["string", "null"]},
+        "accountEmail": {"type": ["string", "null"], "format": "email"},
         "claudeAiOauth": {"type": "object"},
     },
 }

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tokens.email_address import email_of
 from tokens.errors import ExpiredLogin, InvalidCredentials
 from tokens.grammar import LONGEST_TOKEN, is_scope, is_token
 from tokens.secret import AccessToken, RefreshToken
@@ -27,6 +28,7 @@ _NAMES = {
     "scopes": "scopes",
     "isMax": "is_max",
     "subscriptionType": "subscription_type",
+    "accountEmail": "account_email",
     # In the file of Claude Code; of no use here, and no reason to refuse the file.
     "rateLimitTier": "rate_limit_tier",
     "clientId": "client_id",
@@ -48,6 +50,8 @@ class ImportedCredential:
     scopes_assumed: bool = False
     # The unit in which the file tells `expires_at`; seconds if not.
     in_milliseconds: bool = False
+    # In lower case; empty: the file does not say.
+    account_email: str = ""
 
 
 def parse_credentials(content: object, *, now: float) -> ImportedCredential:
@@ -102,6 +106,9 @@ class _Reader:
             isinstance(subscription, str) and subscription.isprintable() and len(subscription) <= 64
         ):
             self._refuse("subscription_type", "must be a text of at most 64 characters")
+        account_email = email_of(self._values.get("account_email"))
+        if self._values.get("account_email") not in (None, "") and not account_email:
+            self._refuse("account_email", "must be an e-mail address")
         if expires_at is not None:
             if expires_at > now + _LONGEST_LIFE:
                 self._refuse("expires_at", "lies more than ten years ahead; is the unit right?")
@@ -130,6 +137,7 @@ class _Reader:
             login_expires_at=login_ends,
             scopes_assumed=self._values.get("scopes") is None,
             in_milliseconds=float(self._values["expires_at"]) >= _MILLISECONDS_FROM,
+            account_email=account_email,
         )
 
     @property

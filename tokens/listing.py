@@ -1,6 +1,7 @@
 """A tenant's credentials, page by page, without opening anything."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from django.conf import settings
 from django.db.models import Case, CharField, F, Q, QuerySet, Value, When
@@ -33,6 +34,39 @@ def list_credentials(
         credential.tenant = tenant
     more = len(page) > limit
     return Page(credentials=page[:limit], next_after=page[limit - 1].user_id if more else None)
+
+
+def named(text: str) -> Q:
+    """Whose user id or account's e-mail address begins with this; after a ``*`` it may stand
+    anywhere in them, which reads every row. Sealed columns are never asked."""
+    wanted = text.strip()
+    if wanted.startswith("*"):
+        part = wanted.lstrip("*").strip()
+        return Q(user_id__icontains=part) | Q(account_email__contains=part.lower())
+    return (
+        Q(user_id__begins=wanted)
+        | Q(user_id__begins=wanted.lower())
+        | Q(account_email__begins=wanted.lower())
+    )
+
+
+def failing(*, at_least: int = 1) -> Q:
+    """Whose last refreshes failed, so many in a row. Served by the index `credential_failing`."""
+    return ~Q(standing=Standing.REVOKED) & Q(
+        consecutive_failures__gt=0, consecutive_failures__gte=at_least
+    )
+
+
+def unused(*, since: float) -> Q:
+    """Who was handed nothing since then, though it was there: whoever came later is no idler."""
+    before = Q(last_used__lt=int(since)) | Q(
+        last_used=None, created_at__lt=datetime.fromtimestamp(since, UTC)
+    )
+    return ~Q(standing=Standing.REVOKED) & before
+
+
+def never_used() -> Q:
+    return ~Q(standing=Standing.REVOKED) & Q(last_used=None)
 
 
 def status_in_sql(*, now: float) -> Case:

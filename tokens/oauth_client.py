@@ -20,6 +20,7 @@ import httpx
 from django.conf import settings
 
 from oauthvault import __version__
+from tokens import email_address
 from tokens.grammar import is_token, scopes_of
 from tokens.secret import AccessToken, RefreshToken
 
@@ -72,6 +73,8 @@ class Granted:
     scopes: list[str] | None
     login_expires_in: int | None
     status: int
+    # Whose login it is, as the server says; empty: it does not, or nothing that is an address.
+    account_email: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +238,7 @@ def _granted(body: dict[str, Any] | None) -> Granted | None:
         scopes=scopes_of(body.get("scope")),
         login_expires_in=login if login is not None and 0 < login <= LONGEST_LIFE else None,
         status=200,
+        account_email=email_address.named_in(body.get("account")),
     )
 
 

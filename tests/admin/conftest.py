@@ -188,3 +188,4 @@ def groups(db: None) -> None:
     importlib.import_module("tokens.migrations.0012_roles").make_roles(apps, here)
     importlib.import_module("tokens.migrations.0016_acts_on_many").add_rights(apps, here)
     importlib.import_module("tokens.migrations.0017_import_drafts").let_roles_import(apps, here)
+    importlib.import_module("tokens.migrations.0018_lists").grant_export(apps, here)

@@ -27,7 +27,7 @@ from tokens.roles import Role
 
 Staff = Callable[..., Client]
 SEE = ("tokens.view_oauthcredential", "tokens.view_tenant", "tokens.view_auditevent",
-       "api.view_apikey")  # fmt: skip
+       "tokens.export_auditevent", "api.view_apikey")  # fmt: skip
 EVERY_RIGHT = (*SEE, *set(ACTS.values()), "tokens.import_oauthcredential",
                "tokens.add_tenant", "tokens.change_tenant",
                "tokens.delete_tenant", "api.add_apikey", "api.delete_apikey",
@@ -169,7 +169,7 @@ def test_the_migration_makes_the_roles_and_keeps_what_administrators_made_of_the
     auditors = Group.objects.get(name=Role.AUDITOR)
     assert {p.codename for p in auditors.permissions.all()} == {
         "view_oauthcredential", "view_tenant", "view_auditevent", "view_apikey", "view_job",
-        "export_oauthcredential",
+        "export_oauthcredential", "export_auditevent",
     }  # fmt: skip
     assert {group.name for group in Group.objects.all()} == {role.value for role in Role}
     auditors.permissions.clear()

@@ -1,103 +1,44 @@
 """The credentials: who has one, whether it works, what to do if not. Never a token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from kombu.exceptions import KombuError
-from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+from unfold.contrib.filters.admin import RelatedDropdownFilter
 from unfold.decorators import action
 from unfold.views import ChangeList
 
-from tokens import clock, endings, obstacles, own_settings, statistics, vault
+from tokens import clock, endings, obstacles, own_settings, vault
 from tokens.admin import facts
 from tokens.admin.acts import HERE, Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.auto_refresh import RESUME_AUTO_REFRESH, SUSPEND_AUTO_REFRESH
+from tokens.admin.credential_filters import (
+    ExpiryFilter,
+    FailingFilter,
+    LoginFilter,
+    StatusFilter,
+    UnusedFilter,
+    shortcuts,
+)
 from tokens.admin.export import EXPORT
 from tokens.admin.importing import import_page
 from tokens.admin.reassignment import REASSIGN
 from tokens.admin.resealing import RESEAL
-from tokens.admin.timeline import busy_minutes, timeline_of
+from tokens.admin.timeline import END_OF_TIME, busy_minutes, timeline_of
 from tokens.admin.times import distance, exact, moment
-from tokens.listing import status_in_sql
-from tokens.models import AuditEvent, Cause, JobAct, OAuthCredential, Standing, Status
+from tokens.listing import named
+from tokens.models import AuditEvent, Cause, JobAct, OAuthCredential, Standing
 from tokens.tasks import refresh_credentials
 
 # How many are refreshed in this very request when no worker can be told.
 _HERE_AT_MOST = 3
-
-
-class StatusFilter(DropdownFilter):
-    title = gettext_lazy("status")
-    parameter_name = "status"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [
-            ("cannot_work", gettext_lazy("cannot work right now")),
-            ("failing", gettext_lazy("works, last refresh failed")),
-            ("overdue", gettext_lazy("refresh overdue")),
-            *((status.value, label) for status, (label, _tone) in facts.STATUS.items()),
-        ]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        wanted, now = self.value(), clock.now()
-        if wanted == "cannot_work":
-            return queryset.filter(facts.cannot_work(now=now))
-        if wanted == "failing":
-            return queryset.filter(facts.failing(now=now))
-        if wanted == "overdue":
-            return queryset.filter(statistics.overdue(now=now))
-        if wanted in Status.values:
-            return queryset.alias(told=status_in_sql(now=now)).filter(told=wanted)
-        return queryset
-
-
-class ExpiryFilter(DropdownFilter):
-    title = gettext_lazy("expiry of the access token")
-    parameter_name = "expires"
-
-    _within = {"1h": 3600, "24h": 86_400, "7d": 7 * 86_400}
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [
-            ("past", gettext_lazy("past")),
-            ("1h", gettext_lazy("within an hour")),
-            ("24h", gettext_lazy("within 24 hours")),
-            ("7d", gettext_lazy("within 7 days")),
-        ]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        wanted, now = self.value(), int(clock.now())
-        living = queryset.exclude(standing=Standing.REVOKED)
-        if wanted == "past":
-            return living.filter(expires_at__lte=now)
-        if wanted in self._within:
-            return living.filter(expires_at__gt=now, expires_at__lte=now + self._within[wanted])
-        return queryset
-
-
-class LoginFilter(DropdownFilter):
-    title = gettext_lazy("end of the login")
-    parameter_name = "login_ends"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [
-            ("1", gettext_lazy("within 1 day")),
-            ("3", gettext_lazy("within 3 days")),
-            ("7", gettext_lazy("within 7 days")),
-        ]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        wanted = self.value()
-        if wanted in ("1", "3", "7"):
-            return queryset.filter(statistics.login_ends(within=int(wanted), now=clock.now()))
-        return queryset
 
 
 class CredentialList(ChangeList):
@@ -112,6 +53,15 @@ class CredentialList(ChangeList):
 
 
 _name = facts.name
+
+
+def _before(request: HttpRequest) -> float | None:
+    """Where the page of the timeline begins, if the address says a time."""
+    try:
+        before = float(request.GET.get("before", ""))
+    except ValueError:
+        return None
+    return before if 0 < before <= END_OF_TIME else None
 
 
 def _request_refresh(
@@ -312,14 +262,17 @@ class CredentialAdmin(ActingModelAdmin):
     )  # fmt: skip
     list_display_links = ("user_and_tenant",)
     list_filter = (
-        ("tenant", RelatedDropdownFilter), StatusFilter, ExpiryFilter, LoginFilter,
+        ("tenant", RelatedDropdownFilter), StatusFilter, FailingFilter, ExpiryFilter, LoginFilter,
+        UnusedFilter,
     )  # fmt: skip
+    list_before_template = "admin/tokens/oauthcredential/shortcuts.html"
     list_fullwidth = True
     list_offers_all = True
-    search_fields = ("user_id",)
-    search_help_text = gettext_lazy("User id")
-    # As the index `one_credential_per_user` has them.
+    search_fields = ("user_id", "account_email")
+    search_help_text = gettext_lazy("Beginning of a user id or e-mail address; * before: anywhere")
+    # As the index `one_credential_per_user` has them; and columns that have one of their own.
     ordering = ("tenant_id", "user_id")
+    sortable_by = ("expiry", "login_deadline")
     acts = (
         REFRESH, ROTATE, SUSPEND, RESUME, SUSPEND_AUTO_REFRESH, RESUME_AUTO_REFRESH, RESEAL,
         REASSIGN, EXPORT, REVOKE,
@@ -346,7 +299,13 @@ class CredentialAdmin(ActingModelAdmin):
         ),
         (
             gettext_lazy("Login"),
-            {"fields": (("login_deadline", "refresh_token_held"), ("plan", "scope_names"))},
+            {
+                "fields": (
+                    ("login_deadline", "refresh_token_held"),
+                    ("account", "plan"),
+                    ("scope_names",),
+                )
+            },
         ),
         (
             gettext_lazy("Use"),
@@ -378,6 +337,24 @@ class CredentialAdmin(ActingModelAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return CredentialList
 
+    def get_ordering(self, request: HttpRequest) -> Sequence[Any]:
+        """Of those who cannot work the ones first whom only a person can help."""
+        if request.GET.get(StatusFilter.parameter_name) == StatusFilter.CANNOT_WORK:
+            return (facts.urgency(), F("last_used").desc(nulls_last=True), "pk")
+        return super().get_ordering(request)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        return (queryset.filter(named(search_term)) if search_term.strip() else queryset), False
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: Mapping[str, Any] | None = None
+    ) -> HttpResponse:
+        context = {"shortcuts": shortcuts(request), **(extra_context or {})}
+        response: HttpResponse = super().changelist_view(request, context)
+        return response
+
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> OAuthCredential | None:
@@ -404,13 +381,17 @@ class CredentialAdmin(ActingModelAdmin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         credential = context["original"]
-        now = facts.of(credential).now
+        now, before = facts.of(credential).now, _before(request)
+        timeline = timeline_of(credential, before=before, now=now)
         context |= {
             "title": _name(credential),
             "credential": credential,
             "facts": facts.of(credential),
             "since": moment(facts.of(credential).since, now=now),
-            "timeline": timeline_of(credential, now=now),
+            "timeline": timeline,
+            # To the last digit, and in no language's notation.
+            "older": None if timeline.older is None else repr(timeline.older),
+            "is_newest": before is None,
             "minutes": busy_minutes(credential, now=now),
         }
         self.leave_out_impossible(context, credential, now=now)
@@ -462,11 +443,22 @@ class CredentialAdmin(ActingModelAdmin):
             f"tokens.{verb}_oauthcredential"
         )
 
-    @admin.display(description=gettext_lazy("user, tenant"), ordering="user_id")
+    @admin.display(description=gettext_lazy("user, tenant"))
     def user_and_tenant(self, credential: OAuthCredential) -> SafeString:
+        """And the account's address, where the user id does not say it."""
+        named = (credential.user_id, credential.tenant.slug)
+        address = credential.account_email
+        if address in ("", credential.user_id.lower()):
+            return format_html('{} <span class="ov-subtle">{}</span>', *named)
         return format_html(
-            '{} <span class="ov-subtle">{}</span>', credential.user_id, credential.tenant.slug
+            '{} <span class="ov-subtle">{}</span><br><span class="ov-subtle">{}</span>',
+            *named,
+            address,
         )
+
+    @admin.display(description=gettext_lazy("account"))
+    def account(self, credential: OAuthCredential) -> str:
+        return credential.account_email or _("not named yet")
 
     @admin.display(description=gettext_lazy("status"))
     def status(self, credential: OAuthCredential) -> SafeString:
@@ -492,11 +484,11 @@ class CredentialAdmin(ActingModelAdmin):
             )
         return when
 
-    @admin.display(description=gettext_lazy("last refresh"), ordering="last_refreshed_at")
+    @admin.display(description=gettext_lazy("last refresh"))
     def last_refresh(self, credential: OAuthCredential) -> SafeString:
         return moment(credential.last_refreshed_at, now=facts.of(credential).now, never=_("never"))
 
-    @admin.display(description=gettext_lazy("refreshes"), ordering="refresh_count")
+    @admin.display(description=gettext_lazy("refreshes"))
     def refreshes(self, credential: OAuthCredential) -> SafeString:
         """How many, and the last one."""
         if credential.last_refreshed_at is None:
@@ -512,7 +504,7 @@ class CredentialAdmin(ActingModelAdmin):
     def changed(self, credential: OAuthCredential) -> SafeString:
         return moment(credential.updated_at.timestamp(), now=facts.of(credential).now)
 
-    @admin.display(description=gettext_lazy("last used"), ordering="last_used")
+    @admin.display(description=gettext_lazy("last used"))
     def last_use(self, credential: OAuthCredential) -> SafeString:
         return moment(credential.last_used, now=facts.of(credential).now, never=_("never"))
 

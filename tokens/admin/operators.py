@@ -29,6 +29,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 from tokens import accounts, clock, roles, second_factor
 from tokens.admin import second_factor as asking
 from tokens.admin.base import operator
+from tokens.admin.lists import RefusesSecrets
 from tokens.models import Assignment, SecondFactor, Tenant
 
 admin.site.unregister(User)
@@ -100,7 +101,7 @@ class Recorded:
 
 
 @admin.register(User)
-class UserAdmin(Recorded, BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]
+class UserAdmin(RefusesSecrets, Recorded, BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     acts = ("create_operator", "change_operator", "delete_operator")
     form = OperatorForm
     add_form = UserCreationForm
@@ -216,7 +217,7 @@ class UserAdmin(Recorded, BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Group)
-class GroupAdmin(Recorded, BaseGroupAdmin, ModelAdmin):
+class GroupAdmin(RefusesSecrets, Recorded, BaseGroupAdmin, ModelAdmin):
     acts = ("create_group", "change_group", "delete_group")
 
     def facts(self, obj: Group) -> dict[str, Any]:

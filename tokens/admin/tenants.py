@@ -23,7 +23,7 @@ from tokens import clock, deletion, statistics
 from tokens.admin import facts
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.bars import LIVE, bar
-from tokens.admin.base import operator
+from tokens.admin.base import operator, told_once
 from tokens.admin.times import moment
 from tokens.models import AuditEvent, Backoff, Tenant
 from tokens.rotation.data_keys import begin_rotation, present_key, under_older_keys
@@ -419,9 +419,14 @@ class TenantAdmin(ActingModelAdmin):
     def users(self, tenant: Tenant) -> str:
         return _("one, “default”") if tenant.has_default_user else _("many")
 
+    @told_once
+    def figures(self, tenant: Tenant) -> statistics.Statistics:
+        return statistics.statistics_for(tenant=tenant, now=clock.now())
+
     @admin.display(description=gettext_lazy("credentials"))
+    @told_once
     def people(self, tenant: Tenant) -> str:
-        now = statistics.statistics_for(tenant=tenant, now=clock.now())
+        now = self.figures(tenant)
         return _(
             "%(active)d active, %(lost)d in need of a new login, %(expired)d expired, "
             "%(revoked)d revoked"
@@ -433,14 +438,16 @@ class TenantAdmin(ActingModelAdmin):
         }
 
     @admin.display(description=gettext_lazy("refreshes of the last 24 hours"))
+    @told_once
     def refreshes(self, tenant: Tenant) -> str:
-        now = statistics.statistics_for(tenant=tenant, now=clock.now())
+        now = self.figures(tenant)
         return _("%(ok)d succeeded, %(failed)d failed") % {
             "ok": now.succeeded_last_24h,
             "failed": now.failed_last_24h,
         }
 
     @admin.display(description=gettext_lazy("data key"))
+    @told_once
     def data_key(self, tenant: Tenant) -> SafeString:
         """Which one seals, since when, and how many credentials it does not open yet."""
         key = present_key(tenant)

@@ -1,7 +1,8 @@
+from tokens.models import prefix  # noqa: F401  the look-up by a beginning
 from tokens.models.account import Account, RecoveryCode, SecondFactor
 from tokens.models.assignment import Assignment
 from tokens.models.attempt import UNSETTLED, Cause, Outcome, RefreshAttempt
-from tokens.models.audit import AuditBatch, AuditChain, AuditEvent
+from tokens.models.audit import WENT_WELL, AuditBatch, AuditChain, AuditEvent
 from tokens.models.credential import OAuthCredential, Problem, Standing, Status
 from tokens.models.deployment import Deployment
 from tokens.models.fingerprint import TokenFingerprint, TokenKind
@@ -19,6 +20,7 @@ __all__ = [
     "DEFAULT_TENANT",
     "DEFAULT_USER",
     "UNSETTLED",
+    "WENT_WELL",
     "Account",
     "Assignment",
     "AuditBatch",

@@ -15,6 +15,8 @@ from tokens.printable import printable
 _OWN_CHAIN = Coalesce("tenant", 0, output_field=BigIntegerField())
 # What SQLite takes for larger than any number (a text, say) is not stored either.
 _LARGEST = 2**63 - 1
+# Nearly everything there is.
+WENT_WELL = ("done", "refreshed")
 
 
 class AuditChain(OfTenant):
@@ -156,6 +158,7 @@ class AuditEvent(OfTenant):
 
     class Meta:
         ordering = ("-at", "-id")
+        permissions: ClassVar = [("export_auditevent", "Can export the audit trail")]
         constraints: ClassVar = [
             models.CheckConstraint(
                 condition=Q(tenant__gt=0, tenant__lte=_LARGEST),
@@ -167,6 +170,22 @@ class AuditEvent(OfTenant):
             models.Index(fields=["tenant", "subject", "-at"], name="audit_subject"),
             # What waits to be sealed; nearly empty (tokens.trail.seal).
             models.Index(fields=["tenant", "id"], condition=Q(batch=None), name="audit_unsealed"),
+            # The dashboard's page of all tenants: newest first, one act, what did not go well; and
+            # by the beginning of who, whom and in which request (tokens.trail.search).
+            models.Index(fields=["-at", "-id"], name="audit_newest"),
+            models.Index(fields=["action", "-at"], name="audit_action"),
+            models.Index(
+                fields=["outcome", "-at"],
+                condition=~Q(outcome__in=WENT_WELL),
+                name="audit_went_wrong",
+            ),
+            models.Index(fields=["actor"], opclasses=["varchar_pattern_ops"], name="audit_actor"),
+            models.Index(
+                fields=["subject"], opclasses=["varchar_pattern_ops"], name="audit_by_subject"
+            ),
+            models.Index(
+                fields=["request_id"], opclasses=["varchar_pattern_ops"], name="audit_request"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -94,6 +94,8 @@ class OAuthCredential(OfTenant):
     scopes = models.JSONField(default=list)
     is_max = models.BooleanField(default=True)
     subscription_type = models.CharField(max_length=64, blank=True)
+    # Of the account behind the login (tokens.email_address); empty: nobody has named it.
+    account_email = models.CharField(max_length=254, blank=True, default="", db_default="")
     refresh_count = models.PositiveIntegerField(default=0)
     last_used = models.BigIntegerField(null=True)
     last_refreshed_at = models.BigIntegerField(null=True)
@@ -234,6 +236,24 @@ class OAuthCredential(OfTenant):
                 fields=["expires_at"],
                 condition=Q(standing=Standing.ACTIVE, suspended_at=None),
                 name="credential_next_expiry",
+            ),
+            # The dashboard's list: by the beginning of a name (tokens.listing), in the order of a
+            # column, and those whose last refreshes failed. None on `last_used`: it is written
+            # every few seconds, in the row's own page as long as no index has it.
+            models.Index(
+                fields=["user_id"], opclasses=["varchar_pattern_ops"], name="credential_by_user"
+            ),
+            models.Index(
+                fields=["account_email"],
+                opclasses=["varchar_pattern_ops"],
+                name="credential_by_account",
+            ),
+            models.Index(fields=["expires_at"], name="credential_ends"),
+            models.Index(fields=["login_expires_at"], name="credential_login_ends"),
+            models.Index(
+                fields=["tenant", "user_id"],
+                condition=Q(consecutive_failures__gt=0),
+                name="credential_failing",
             ),
         ]
 

@@ -240,6 +240,8 @@ def _answer(entry: spool.Entry, pair: Pair | None) -> Answer:
             scopes=entry.granted["scopes"],
             login_expires_in=entry.granted["login_expires_in"],
             status=entry.granted["status"],
+            # Not in what an older version has put down.
+            account_email=entry.granted.get("account_email", ""),
         )
     else:
         said = Refused(

@@ -180,6 +180,7 @@ def _entry(claim: Claim, answer: Answer) -> spool.Entry:
             "scopes": answer.said.scopes,
             "login_expires_in": answer.said.login_expires_in,
             "status": answer.said.status,
+            "account_email": answer.said.account_email,
         }
     else:
         refused = asdict(answer.said)
@@ -246,6 +247,7 @@ def _saved(claim: Claim, answer: Answer, said: Granted, now: float) -> _Saved:
         _set_aside(current, claim, said, now)
         saved = _Saved(outcome=Outcome.MISDIRECTED, set_aside=current)
     else:
+        _note_account(current, claim, said, now)
         _store_pair(current, claim, answer, said, now)
         saved = _Saved(outcome=Outcome.REFRESHED)
     end_attempt(claim, saved.outcome, said.status, answer.tries, answer.latency_ms, now)
@@ -265,6 +267,22 @@ def _saved(claim: Claim, answer: Answer, said: Granted, now: float) -> _Saved:
     if now - answer.answered_at <= settings.REFRESH_LEASE:
         gate.note_answer()
     return saved
+
+
+def _note_account(current: OAuthCredential, claim: Claim, said: Granted, now: float) -> None:
+    """Whose login it is. Another account than before is told, without the addresses, and no more
+    than that: the pair is the answer to this credential's own refresh token."""
+    if said.account_email in ("", current.account_email):
+        return
+    if current.account_email:
+        audit.record(
+            tenant=claim.credential.tenant,
+            actor=claim.actor,
+            action="account_changed",
+            subject=claim.credential.user_id,
+            now=now,
+        )
+    current.account_email = said.account_email
 
 
 def _store_pair(

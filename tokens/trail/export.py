@@ -1,12 +1,14 @@
 """The audit trail as lines of JSON, oldest first, a page at a time."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
+from django.db import transaction
 from django.db.models import Q, QuerySet, Value
 
-from tokens.models import AuditEvent
+from tokens import audit, isolation
+from tokens.models import AuditEvent, Tenant
 from tokens.printable import printable_json
 from tokens.trail.chains import Unreadable, read, records_of, scope_of
 
@@ -44,8 +46,22 @@ def page(events: QuerySet[AuditEvent], *, after: AuditEvent | None) -> list[Audi
     if after is not None:
         # SQLite sorts a text, or bytes, behind all numbers; Django would not ask for it.
         at = after.at if isinstance(after.at, float | int) else Value(after.at)
-        following = events.filter(Q(at__gt=at) | Q(at=at, pk__gt=after.pk))
+        # By the time alone first: an index goes on from there, where an OR has it begin anew.
+        following = events.filter(at__gte=at).filter(Q(at__gt=at) | Q(pk__gt=after.pk))
     return read(following[:_PAGE], each_of=events)
+
+
+def note(*, asked: Mapping[str, str], actor: str, now: float) -> None:
+    """Write down that somebody takes away what ``asked`` finds: for each tenant whose records
+    those may be, or once for the deployment where they may be everybody's."""
+    tenant_ids = isolation.current().tenant_ids
+    told = {name: value[:200] for name, value in sorted(asked.items())}
+    tenants: list[Tenant | None] = [None]
+    if tenant_ids is not None:
+        tenants = list(Tenant.objects.filter(pk__in=tenant_ids).order_by("pk"))
+    with transaction.atomic():
+        for tenant in tenants:
+            audit.record(tenant=tenant, actor=actor, action="export_audit", now=now, asked=told)
 
 
 def line(event: AuditEvent) -> str:
