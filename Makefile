@@ -2,7 +2,8 @@
 # Python 3.11 or newer, and a package index that pip can reach. Nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-litellm-range isolation bench reliability lint lock clean
+.PHONY: help run demo test test-litellm-range isolation bench reliability screenshots lint lock
+.PHONY: clean
 .PHONY: .venv .venv-litellm .venv-litellm-oldest
 SHELL := /bin/sh
 # What pip says about a network that is not there does not name it.
@@ -19,6 +20,7 @@ help:
 	@echo 'make isolation       ten thousand requests in 16 threads, and every address × every stranger'
 	@echo 'make bench           measure: ratios of one interleaved run, as a table and as JSON'
 	@echo 'make reliability     many callers, kill -9, faults: what holds, into docs/reliability.md'
+	@echo 'make screenshots     the dashboard in a browser, into docs/screenshots'
 	@echo 'make lint            ruff, mypy, import-linter'
 	@echo 'make lock            resolve the dependencies anew into the lock files'
 	@echo 'make .venv           the environment for developers alone'
@@ -54,6 +56,9 @@ bench: .venv/.dev
 
 reliability: .venv/.dev
 	@exec .venv/bin/python -m bench.reliability $(ARGS)
+
+screenshots: .venv/.dev
+	@exec .venv/bin/python -m pytest -q -s -n 0 -p no:cacheprovider tests/admin/screenshots.py
 
 lint: .venv/.dev
 	.venv/bin/ruff check .

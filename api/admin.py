@@ -225,6 +225,11 @@ class ApiKeyAdmin(ActingModelAdmin):
     list_fullwidth = True
     search_fields = ("prefix", "user_id", "label")
     search_help_text = gettext_lazy("First characters, user or label")
+    empty_title = gettext_lazy("No key was made yet.")
+    empty_says = gettext_lazy(
+        "LiteLLM asks for its people's tokens with a service key: make one for its tenant. It is "
+        "shown once."
+    )
     ordering = ("tenant_id", "-created_at", "-pk")
     fields = (
         ("key", "state"), ("tenant_name", "kind"), ("user", "label"),

@@ -11,12 +11,15 @@ _PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>{title}</title>
 </head>
 <body>
+<main>
 <h1>{title}</h1>
 <p>{sentence}</p>
 <p>Request {request_id}</p>
+</main>
 </body>
 </html>
 """

@@ -479,11 +479,13 @@ UNFOLD: dict[str, Any] = {
     "SITE_FAVICONS": [
         {"rel": "icon", "type": "image/svg+xml", "href": "tokens.admin.site.favicon"},
     ],
-    "SITE_URL": "tokens.admin.site.home",
+    # There is no other site to return to.
+    "SITE_URL": None,
     "SHOW_VIEW_ON_SITE": False,
     "BORDER_RADIUS": "6px",
     # All of it served from here; no page loads anything from another host.
     "STYLES": ["tokens.admin.site.stylesheet"],
+    "SCRIPTS": ["tokens.admin.site.access_script", "tokens.admin.site.times_script"],
     "SIDEBAR": {"navigation": "tokens.admin.site.navigation"},
     "ACCOUNT": {"navigation": "tokens.admin.site.account_links"},
     "DASHBOARD_CALLBACK": "tokens.admin.dashboard.context",

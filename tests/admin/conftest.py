@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -11,7 +11,10 @@ from django.apps import apps
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
+from playwright.sync_api import Browser, Page
 
+from tests.admin.browser import DESKTOP, chromium
+from tests.admin.browser import PASSWORD as OF_OLIVIA
 from tests.admin.canaries import Canaries
 from tokens import roles, workers
 from tokens.credential_file import parse_credentials
@@ -179,6 +182,27 @@ def staff(db: None) -> Callable[..., Client]:
 @pytest.fixture
 def root(staff: Callable[..., Client]) -> Client:
     return staff(superuser=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """An empty page at a desk; nobody is signed in."""
+    context = browser.new_context(viewport=DESKTOP)  # type: ignore[arg-type]
+    context.set_default_timeout(10_000)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def olivia(db: None) -> User:
+    """A platform administrator, whom `sign_in` signs in."""
+    return User.objects.create_superuser("olivia", password=OF_OLIVIA)
 
 
 @pytest.fixture

@@ -72,6 +72,11 @@ def read(answer: Any) -> str:
 
 @pytest.fixture
 def everything(cast: Cast) -> list[str]:
+    return every_address(cast)
+
+
+def every_address(cast: Cast) -> list[str]:
+    """Every address, and an object of each model to be found there."""
     with isolation.every_tenant():
         create_key(tenant=cast.acme, actor="test", now=0)
         job_of(cast)

@@ -12,7 +12,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from oauthvault import first_password
 from tests.admin.authenticator import Authenticator
-from tests.admin.test_journey import chromium, listen, picture
+from tests.admin.browser import chromium, listen, picture
 from tokens.models import AuditEvent
 
 pytestmark = [pytest.mark.system, pytest.mark.django_db(transaction=True)]

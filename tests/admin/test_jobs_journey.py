@@ -10,8 +10,8 @@ from django.db import connection
 from playwright.sync_api import Page, expect
 from pytest_django.live_server_helper import LiveServer
 
+from tests.admin.browser import chromium, listen, picture, sign_in
 from tests.admin.conftest import Cast
-from tests.admin.test_journey import chromium, listen, picture, sign_in
 from tests.admin.test_permissions import LIST
 from tokens import isolation, jobs
 from tokens.models import Job

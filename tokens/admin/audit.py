@@ -54,6 +54,11 @@ class AuditEventAdmin(VaultModelAdmin):
     list_fullwidth = True
     search_fields = ("actor", "subject", "request_id")
     search_help_text = gettext_lazy("Actor, user, request id, action, tenant or 2026-01-31")
+    empty_title = gettext_lazy("Nothing is recorded yet.")
+    empty_says = gettext_lazy(
+        "Every import, refresh and revocation, every key and every act of an operator is written "
+        "here as it happens."
+    )
     # An audit trail is read newest first, and by nothing else.
     sortable_by = ()
     fields = ("when", "tenant_name", "actor", "act", "subject", "result", "address",

@@ -10,6 +10,8 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils.functional import Promise
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from unfold.admin import ModelAdmin
 
@@ -39,6 +41,18 @@ class VaultModelAdmin(RefusesSecrets, ModelAdmin):
     list_per_page = 50
     list_filter_submit = True
     object_history_template = "admin/audit_history.html"
+    # What a list says that has no rows: that there are none, and what to do first.
+    empty_title: str | Promise = ""
+    empty_says: str | Promise = ""
+    empty_command = ""
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: Mapping[str, Any] | None = None
+    ) -> HttpResponse:
+        """Titled as the menu has it, and not "Select credential to view"."""
+        title = {"title": capfirst(self.opts.verbose_name_plural)}
+        response: HttpResponse = super().changelist_view(request, title | dict(extra_context or {}))
+        return response
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

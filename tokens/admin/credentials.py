@@ -270,6 +270,14 @@ class CredentialAdmin(ActingModelAdmin):
     list_offers_all = True
     search_fields = ("user_id", "account_email")
     search_help_text = gettext_lazy("Beginning of a user id or e-mail address; * before: anywhere")
+    empty_title = gettext_lazy("No credential is kept here yet.")
+    empty_says = gettext_lazy(
+        "Begin with a login. On the machine where somebody has signed in to Claude Code, or with "
+        "their file at hand, run:"
+    )
+    empty_command = (
+        "oauthvault import_credentials ~/.claude/.credentials.json --tenant acme --user alice"
+    )
     # As the index `one_credential_per_user` has them; and columns that have one of their own.
     ordering = ("tenant_id", "user_id")
     sortable_by = ("expiry", "login_deadline")

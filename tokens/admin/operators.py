@@ -18,6 +18,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from unfold.admin import ModelAdmin
@@ -30,6 +31,7 @@ from tokens import accounts, clock, roles, second_factor
 from tokens.admin import second_factor as asking
 from tokens.admin.base import operator
 from tokens.admin.lists import RefusesSecrets
+from tokens.admin.times import moment
 from tokens.models import Assignment, SecondFactor, Tenant
 
 admin.site.unregister(User)
@@ -106,7 +108,9 @@ class UserAdmin(RefusesSecrets, Recorded, BaseUserAdmin, ModelAdmin):  # type: i
     form = OperatorForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ("username", "is_active", "is_superuser", "has_second_factor", "last_login")
+    list_display = (
+        "username", "is_active", "is_superuser", "has_second_factor", "last_sign_in",
+    )  # fmt: skip
     actions_detail = ("reset_second_factor",)
 
     fieldsets = (
@@ -116,6 +120,11 @@ class UserAdmin(RefusesSecrets, Recorded, BaseUserAdmin, ModelAdmin):  # type: i
 
     has_view_permission = has_add_permission = _superusers_only
     has_change_permission = has_delete_permission = _superusers_only
+
+    @admin.display(description=gettext_lazy("last sign-in"), ordering="last_login")
+    def last_sign_in(self, account: User) -> SafeString:
+        at = account.last_login.timestamp() if account.last_login else None
+        return moment(at, now=clock.now(), never=_("never"))
 
     def facts(self, obj: User) -> dict[str, Any]:
         return {

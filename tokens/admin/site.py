@@ -1,4 +1,4 @@
-"""The frame around the pages: what stands in the sidebar, and our stylesheet."""
+"""The frame around the pages: what stands in the sidebar, our stylesheet and our scripts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +13,16 @@ def stylesheet(request: HttpRequest) -> str:
     return static("tokens/admin.css")
 
 
+def access_script(request: HttpRequest) -> str:
+    return static("tokens/access.js")
+
+
+def times_script(request: HttpRequest) -> str:
+    return static("tokens/times.js")
+
+
 def favicon(request: HttpRequest) -> str:
     return static("tokens/favicon.svg")
-
-
-def home(request: HttpRequest) -> str:
-    return reverse("admin:index")
 
 
 def account_links(request: HttpRequest) -> list[dict[str, Any]]:

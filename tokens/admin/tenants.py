@@ -263,6 +263,11 @@ class TenantAdmin(ActingModelAdmin):
     list_filter = ()
     search_fields = ("slug", "name")
     search_help_text = gettext_lazy("Name")
+    empty_title = gettext_lazy("There is no tenant yet.")
+    empty_says = gettext_lazy(
+        "A tenant is a team with a LiteLLM of its own, and sees nothing of others. Make one, then "
+        "import the logins of its people, then make the key with which its LiteLLM asks."
+    )
     ordering = ("slug",)
     acts = (ROTATE_DATA_KEY, SUSPEND, RESUME)
     actions = ("rotate_data_key_many", "suspend_many", "resume_many")

@@ -1,4 +1,8 @@
-"""Unix seconds as people read them: how far away, and exactly when."""
+"""Unix seconds as people read them: how far away, and exactly when.
+
+Written in UTC, and so named. In the browser static/tokens/times.js turns what is written in just
+this way into the zone of whoever looks.
+"""
 
 from datetime import UTC, datetime
 
