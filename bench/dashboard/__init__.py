@@ -92,6 +92,8 @@ def measure(folder: Path) -> Measured:
         if done.returncode:
             raise CannotMeasure(f"the dashboard was not measured (status {done.returncode})")
         told = json.loads(result.read_text())
+        if not told["pages"]:
+            raise CannotMeasure(f"no page was shown: {told['not_seen']}")
         return Measured(
             rows=told["rows"],
             pages=[Page(**page) for page in told["pages"]],

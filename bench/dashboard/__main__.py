@@ -18,7 +18,7 @@ import django
 from oauthvault.env import child_environment
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "oauthvault.settings")
-_TIMES = 5
+_TIMES = 3
 
 
 def main() -> None:
