@@ -148,6 +148,16 @@ def test_who_does_not_use_it_is_found_and_no_newcomer_among_them(
     assert found(root, "unused=never") == ["never, for long", "newcomer"]
 
 
+def test_a_list_says_what_is_wrong_and_leaves_the_command_to_the_page_of_each(
+    cast: Cast, root: Client
+) -> None:
+    """A cell that holds a whole command is taller than five rows."""
+    shown = root.get(LIST).content.decode()
+    assert "claude setup-token" in shown
+    assert "and store it." in shown
+    assert "import_credentials" not in shown
+
+
 def test_of_those_who_cannot_work_come_first_whom_only_a_person_can_help(
     cast: Cast, root: Client
 ) -> None:

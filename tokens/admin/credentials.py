@@ -1,5 +1,6 @@
 """The credentials: who has one, whether it works, what to do if not. Never a token."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ from tokens.listing import named
 from tokens.models import AuditEvent, Cause, JobAct, OAuthCredential, Standing
 from tokens.tasks import refresh_credentials
 
+_ENDS_WITH_A_COMMAND = re.compile(r":\s*`[^`]*`\.?$")
 # How many are refreshed in this very request when no worker can be told.
 _HERE_AT_MOST = 3
 
@@ -523,10 +525,8 @@ class CredentialAdmin(ActingModelAdmin):
         said = told.problem or told.warning
         if said is None:
             return moment(None, now=0)
-        before_command = said.split("`")[0].rstrip()
-        if before_command.endswith(":"):
-            return format_html('<span class="ov-sentence">{}.</span>', before_command[:-1])
-        return format_html('<span class="ov-sentence">{}</span>', facts.with_commands(said))
+        without = _ENDS_WITH_A_COMMAND.sub(".", said)
+        return format_html('<span class="ov-sentence">{}</span>', facts.with_commands(without))
 
     @admin.display(description=gettext_lazy("next refresh"))
     def next_refresh(self, credential: OAuthCredential) -> SafeString | str:
