@@ -617,6 +617,18 @@ def test_a_session_ends_that_is_not_used(olivia: User, settings: Settings) -> No
     assert not is_in(client)
 
 
+def test_a_page_that_renews_itself_keeps_no_session_alive(olivia: User, settings: Settings) -> None:
+    """A job may last all night, and the page of it be left open."""
+    header = "X-Asked-By-Itself"
+    assert header in (Path(__file__).parents[2] / "tokens/static/tokens/live.js").read_text()
+    client = signed_in()
+    let_pass(settings, settings.OAUTHVAULT_ADMIN_SESSION_IDLE - 100)
+    assert client.get("/admin/", headers={header: "yes"}).status_code == 200
+    let_pass(settings, 100)
+    assert client.get("/admin/", headers={header: "yes"}).status_code == 302
+    assert not is_in(client)
+
+
 def test_a_session_ends_however_much_it_is_used(olivia: User, settings: Settings) -> None:
     client = signed_in()
     for _ in range(12):

@@ -50,6 +50,9 @@ def why_ended(request: HttpRequest, standing: Standing, *, now: float) -> str | 
 
 
 def note_seen(request: HttpRequest, *, now: float) -> None:
+    """Not by what an open page asks for itself (`live.js`): that goes on when nobody is there."""
+    if "X-Asked-By-Itself" in request.headers:
+        return
     if now - request.session[_SEEN] >= _WRITTEN_EVERY:
         request.session[_SEEN] = now
 
