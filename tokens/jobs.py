@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 # Credentials of one request for an act, whatever the number of jobs that it becomes.
 MOST = 10_000
+# Jobs of one tenant that have not ended. Each may have a thread of the worker for its turns, and
+# some must be left to the sweep and to the refreshes of everybody else.
+MOST_UNFINISHED = 4
 # Days after its end for which a job, and what became of each of its rows, can be looked at.
 DAYS_KEPT = 14
 # Seconds after which a worker that said nothing is taken for dead. A row takes 30 s at most.
@@ -66,7 +69,8 @@ RIGHTS = {
 
 
 class TooMany(VaultError):
-    """An act for more credentials than were named, or than can be done at once."""
+    """An act for more credentials than were named, or than can be done at once; or one job more
+    than a tenant may have under way."""
 
     code = "invalid_request"
 
@@ -114,7 +118,8 @@ def ask(
     now: float,
 ) -> list[Job]:
     """A job for each tenant of these credentials. They are read once: whoever comes to match
-    later is not among them. TooMany for more than ``most``, or than `MOST`."""
+    later is not among them. TooMany for more than ``most``, or than `MOST`, and where a tenant
+    has `MOST_UNFINISHED` jobs already: then there is none at all."""
     most = MOST if most is None else min(most, MOST)
     of_tenant: dict[int, list[tuple[int, str, int]]] = defaultdict(list)
     chosen = credentials.order_by("tenant_id", "user_id").values_list(
@@ -247,7 +252,13 @@ def _make(
     now: float,
 ) -> Job:
     with isolation.of(tenant_id):
-        tenant = Tenant.objects.get(pk=tenant_id)
+        # Locked: of two who ask in one moment the second counts the first one's.
+        tenant = Tenant.objects.select_for_update(no_key=True).get(pk=tenant_id)
+        if Job.objects.filter(tenant=tenant, ended_at=None).count() >= MOST_UNFINISHED:
+            raise TooMany(
+                _("%(n)d jobs of %(tenant)s have not ended yet. Nothing was done: wait for one of "
+                  "them, or stop it.") % {"n": MOST_UNFINISHED, "tenant": tenant.slug}
+            )  # fmt: skip
         key = data_keys.present_key(tenant) if act == JobAct.RESEAL else None
         job = Job.objects.create(
             tenant=tenant,

@@ -215,7 +215,7 @@ def test_an_operators_job_ends_at_their_tenants(cast: Cast, staff: Staff, sent: 
 def test_a_list_of_jobs_costs_no_more_with_more_of_them(
     cast: Cast, root: Client, django_assert_max_num_queries: Callable[..., Any]
 ) -> None:
-    for _ in range(5):
+    for _ in range(jobs.MOST_UNFINISHED):
         job = job_of(cast)
     for page, ceiling in ((JOBS, 8), (f"{JOBS}{job.pk}/change/", 9)):
         root.get(page)

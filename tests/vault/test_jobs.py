@@ -357,6 +357,18 @@ def test_more_than_can_be_done_at_once_is_refused_whole(
     assert not Job.objects.exists()
 
 
+def test_a_tenant_has_a_few_jobs_under_way_and_no_more(
+    acme: Tenant, people: list[OAuthCredential], ask: Ask
+) -> None:
+    """Or one operator could have every thread of the worker, and nobody's tokens be refreshed."""
+    first, *_ = [ask(JobAct.SUSPEND, acme) for _ in range(jobs.MOST_UNFINISHED)]
+    with pytest.raises(jobs.TooMany, match="have not ended yet"):
+        ask(JobAct.RESUME, acme)
+    assert Job.objects.count() == jobs.MOST_UNFINISHED
+    jobs.stop_job(tenant=acme, job=first, actor="test", now=clock.now())
+    assert ask(JobAct.RESUME, acme).total == 10
+
+
 def test_the_sweep_finds_what_nobody_works_at(
     acme: Tenant, people: list[OAuthCredential], ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
