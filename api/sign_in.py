@@ -115,6 +115,9 @@ class _OwnPassword(PasswordChangeView):
     def form_valid(self, form: Any) -> HttpResponse:
         me = cast(User, self.request.user)
         with transaction.atomic():
+            if not accounts.hold(operator=me):
+                form.add_error("old_password", _("Your account was changed in this moment."))
+                return self.form_invalid(form)
             answer = super().form_valid(form)
             accounts.own_password_set(operator=me, now=clock.now())
         if not first_password.forget_if(form.cleaned_data["old_password"]):

@@ -81,6 +81,13 @@ def require_new_password(*, operator: User) -> None:
     Account.objects.update_or_create(operator=operator, defaults={"must_change_password": True})
 
 
+def hold(*, operator: User) -> bool:
+    """Nobody else writes the account to the end of this transaction. False: since the operator
+    was read it was deactivated, or was given another password."""
+    row = User.objects.select_for_update().filter(pk=operator.pk, is_active=True).first()
+    return row is not None and row.password == operator.password
+
+
 def own_password_set(*, operator: User, now: float) -> None:
     """The operator has chosen one that nobody else knows."""
     name = operator.get_username()

@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 # Credentials of one request for an act, whatever the number of jobs that it becomes.
 MOST = 10_000
+# Jobs of one tenant that have not ended. Each may have a thread of the worker for its turns, and
+# some must be left to the sweep and to the refreshes of everybody else.
+MOST_UNFINISHED = 4
 # Days after its end for which a job, and what became of each of its rows, can be looked at.
 DAYS_KEPT = 14
 # Seconds after which a worker that said nothing is taken for dead. A row takes 30 s at most.
@@ -66,7 +69,8 @@ RIGHTS = {
 
 
 class TooMany(VaultError):
-    """An act for more credentials than were named, or than can be done at once."""
+    """An act for more credentials than were named, or than can be done at once; or one job more
+    than a tenant may have under way."""
 
     code = "invalid_request"
 
@@ -114,7 +118,8 @@ def ask(
     now: float,
 ) -> list[Job]:
     """A job for each tenant of these credentials. They are read once: whoever comes to match
-    later is not among them. TooMany for more than ``most``, or than `MOST`."""
+    later is not among them. TooMany for more than ``most``, or than `MOST`, and where a tenant
+    has `MOST_UNFINISHED` jobs already: then there is none at all."""
     most = MOST if most is None else min(most, MOST)
     of_tenant: dict[int, list[tuple[int, str, int]]] = defaultdict(list)
     chosen = credentials.order_by("tenant_id", "user_id").values_list(
@@ -151,11 +156,11 @@ def work(
             return False
         try:
             _give_up_what_was_begun(job, now=clock.now())
-            if not _may_still(job):
-                stop(job=job, by=_("the vault: who asked for it may do so no longer"),
-                     now=clock.now())  # fmt: skip
-                return False
             while not stopping() and time.monotonic() < ends:
+                if not _may_still(job):
+                    stop(job=job, by=_("the vault: who asked for it may do so no longer"),
+                         now=clock.now())  # fmt: skip
+                    return False
                 rows = _begin(job, now=clock.now())
                 if not rows:
                     _end(job, now=clock.now())
@@ -247,7 +252,13 @@ def _make(
     now: float,
 ) -> Job:
     with isolation.of(tenant_id):
-        tenant = Tenant.objects.get(pk=tenant_id)
+        # Locked: of two who ask in one moment the second counts the first one's.
+        tenant = Tenant.objects.select_for_update(no_key=True).get(pk=tenant_id)
+        if Job.objects.filter(tenant=tenant, ended_at=None).count() >= MOST_UNFINISHED:
+            raise TooMany(
+                _("%(n)d jobs of %(tenant)s have not ended yet. Nothing was done: wait for one of "
+                  "them, or stop it.") % {"n": MOST_UNFINISHED, "tenant": tenant.slug}
+            )  # fmt: skip
         key = data_keys.present_key(tenant) if act == JobAct.RESEAL else None
         job = Job.objects.create(
             tenant=tenant,
@@ -287,7 +298,7 @@ def _take(tenant_id: int, job_id: int, *, now: float) -> Job | None:
     ).update(lease_id=lease, lease_until=now + _LEASE, worked_at=now, resumes_at=None, pause="")
     if not taken:
         return None
-    return Job.objects.select_related("tenant", "operator").get(tenant_id=tenant_id, pk=job_id)
+    return Job.objects.select_related("tenant").get(tenant_id=tenant_id, pk=job_id)
 
 
 def _give_back(job: Job) -> None:
@@ -308,9 +319,10 @@ def _give_up_what_was_begun(job: Job, *, now: float) -> None:
 
 def _may_still(job: Job) -> bool:
     """Whether who asked for it could ask for it now: an operator who was sent away does not go
-    on acting by what was asked for before."""
-    operator = job.operator
-    if operator is None or not operator.is_active:
+    on acting by what was asked for before. Asked before each few rows, of the account as it is
+    now: in one turn thousands may be done."""
+    operator = User.objects.filter(pk=job.operator_id, is_active=True).first()
+    if operator is None:
         return False
     if not operator.has_perm(RIGHTS[JobAct(job.act)]):
         return False

@@ -140,7 +140,11 @@ def remove(*, operator: User, actor: str, now: float) -> bool:
     False: there was none."""
     own = actor == f"operator {operator.get_username()}"
     with transaction.atomic():
-        was_asked_for = is_enrolled(operator)
+        # Locked: one that is being confirmed in this moment is one that is asked for.
+        was_asked_for = any(
+            factor.confirmed
+            for factor in SecondFactor.objects.select_for_update().filter(user=operator)
+        )
         SecondFactor.objects.filter(user=operator).delete()
         StoredCode.objects.filter(operator=operator).delete()
         if was_asked_for:

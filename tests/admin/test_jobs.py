@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -214,7 +215,7 @@ def test_an_operators_job_ends_at_their_tenants(cast: Cast, staff: Staff, sent: 
 def test_a_list_of_jobs_costs_no_more_with_more_of_them(
     cast: Cast, root: Client, django_assert_max_num_queries: Callable[..., Any]
 ) -> None:
-    for _ in range(5):
+    for _ in range(jobs.MOST_UNFINISHED):
         job = job_of(cast)
     for page, ceiling in ((JOBS, 8), (f"{JOBS}{job.pk}/change/", 9)):
         root.get(page)
@@ -269,6 +270,35 @@ def test_a_credential_is_given_to_another_user(cast: Cast, root: Client) -> None
     assert "Reassign by operator operator-0" in shown
     assert "taken from: alice" in shown
     assert "412 ms" in shown, "its refreshes are its own still"
+
+
+def test_what_was_confirmed_for_one_person_is_not_done_to_another(cast: Cast, root: Client) -> None:
+    """Two operators look at alice's page; one gives her login to somebody else."""
+    alice = cast["alice"]
+
+    def shown(page: str) -> list[str]:
+        return re.findall(r'name="shown_as" value="([^"]+)"', page)
+
+    one = shown(root.get(page_of(alice, "revoke")).content.decode())
+    many = {"action": "suspend_many", "_selected_action": [alice.pk, cast["bob"].pk]}
+    several = shown(root.post(LIST, many).content.decode())
+    assert (len(one), len(several)) == (1, 2)
+    root.post(page_of(alice, "reassign"), {"confirmed": "yes", "to": "alicia"})
+    for page, form in (
+        (page_of(alice, "revoke"), {"shown_as": one}),
+        (page_of(alice, "reassign"), {"shown_as": one, "to": "carol"}),
+        (LIST, many | {"shown_as": several}),
+    ):
+        answer = root.post(page, form | {"confirmed": "yes"})
+        assert answer.status_code == 200
+        assert "another user&#x27;s by now" in answer.content.decode()
+    alice.refresh_from_db()
+    assert (alice.user_id, alice.standing) == ("alicia", Standing.ACTIVE)
+    assert alice.suspended_at is None
+    again = shown(root.get(page_of(alice, "revoke")).content.decode())
+    root.post(page_of(alice, "revoke"), {"confirmed": "yes", "shown_as": again})
+    alice.refresh_from_db()
+    assert alice.standing == Standing.REVOKED
 
 
 def test_resealing_makes_one_new_data_key_for_the_tenant(cast: Cast, root: Client) -> None:

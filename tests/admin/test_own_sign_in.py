@@ -5,8 +5,10 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.contrib.auth import password_validation
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.http import HttpResponse
@@ -18,7 +20,8 @@ from oauthvault import first_password
 from tests.admin.authenticator import Authenticator, enrolled, let_pass
 from tests.admin.conftest import Cast
 from tests.admin.test_permissions import LIST, addresses
-from tokens import clock, roles, second_factor
+from tokens import accounts, clock, roles, second_factor
+from tokens.admin.operators import OperatorForm
 from tokens.models import AuditEvent, OAuthCredential, SecondFactor, Standing, Tenant
 from tokens.models.account import MOST_FAILURES_COUNTED
 from tokens.roles import Role
@@ -496,8 +499,90 @@ def test_a_password_that_an_administrator_has_set_is_changed_and_ones_own_is_not
     form = {"password1": ANOTHER, "password2": ANOTHER, "usable_password": "true"}
     assert client.post(f"/admin/auth/user/{vera.pk}/password/", form).status_code == 302
     assert sent_to(signed_in("vera", ANOTHER).get("/admin/")) == PASSWORD_PAGE
-    assert client.post(f"/admin/auth/user/{olivia.pk}/password/", form).status_code == 302
+    assert change(client, PASSWORD, ANOTHER).status_code == 302
     assert is_in(signed_in("olivia", ANOTHER))
+
+
+def test_a_superuser_changes_their_own_password_with_the_old_one_only(olivia: User) -> None:
+    """On the operators' page as well, or whoever finds their session open would have the account,
+    and could set up a factor for it."""
+    client = signed_in()
+    form = {"password1": ANOTHER, "password2": ANOTHER, "usable_password": "true"}
+    for number in (f"{olivia.pk}", f"0{olivia.pk}", f"_{ord(str(olivia.pk)[0]):02X}"):
+        client.post(f"/admin/auth/user/{number}/password/", form)
+        olivia.refresh_from_db()
+        assert olivia.check_password(PASSWORD), number
+    answer = client.get(f"/admin/auth/user/{olivia.pk}/password/")
+    assert sent_to(answer) == PASSWORD_PAGE
+
+
+@pytest.mark.parametrize("undone", [{"is_active": False}, {"password": "of somebody else"}])
+def test_who_was_sent_away_in_that_moment_sets_no_password(
+    olivia: User, monkeypatch: pytest.MonkeyPatch, undone: dict[str, object]
+) -> None:
+    """Between the proof and the change lie two slow hashes."""
+    client, prove = signed_in(), accounts.prove_password
+
+    def and_then(**asked: Any) -> accounts.Verdict:
+        verdict = prove(**asked)
+        User.objects.filter(pk=olivia.pk).update(**undone)
+        return verdict
+
+    monkeypatch.setattr(accounts, "prove_password", and_then)
+    assert "was changed in this moment" in text_of(change(client, PASSWORD, ANOTHER))
+    assert User.objects.filter(pk=olivia.pk, **undone).exists()
+    assert done("set_password") == []
+    olivia.refresh_from_db()
+    assert not olivia.check_password(ANOTHER)
+
+
+def test_a_change_of_password_gives_no_right_back(
+    olivia: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, prove = signed_in(), accounts.prove_password
+
+    def and_then(**asked: Any) -> accounts.Verdict:
+        User.objects.filter(pk=olivia.pk).update(is_superuser=False)
+        return prove(**asked)
+
+    monkeypatch.setattr(accounts, "prove_password", and_then)
+    assert change(client, PASSWORD, ANOTHER).status_code == 302
+    olivia.refresh_from_db()
+    assert olivia.check_password(ANOTHER)
+    assert not olivia.is_superuser
+
+
+def test_what_an_administrator_does_to_an_account_undoes_nothing_of_anothers(
+    olivia: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sets a password, or a name, while another deactivates the operator."""
+    vera = User.objects.create_user("vera", password=PASSWORD, is_staff=True)
+    client, validate = signed_in(), password_validation.validate_password
+
+    def and_then(*given: Any) -> None:
+        User.objects.filter(pk=vera.pk).update(is_active=False)
+        validate(*given)
+
+    monkeypatch.setattr(password_validation, "validate_password", and_then)
+    form = {"password1": ANOTHER, "password2": ANOTHER, "usable_password": "true"}
+    assert client.post(f"/admin/auth/user/{vera.pk}/password/", form).status_code == 302
+    vera.refresh_from_db()
+    assert vera.check_password(ANOTHER)
+    assert not vera.is_active
+    User.objects.filter(pk=vera.pk).update(is_active=True)
+    clean = OperatorForm.clean
+
+    def and_then_clean(self: OperatorForm) -> Any:
+        User.objects.filter(pk=vera.pk).update(is_active=False)
+        return clean(self)
+
+    monkeypatch.setattr(OperatorForm, "clean", and_then_clean)
+    form = {"username": "vera", "first_name": "Vera", "is_staff": "on", "is_active": "on",
+            "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}  # fmt: skip
+    assert client.post(f"/admin/auth/user/{vera.pk}/change/", form).status_code == 302
+    vera.refresh_from_db()
+    assert vera.first_name == "Vera"
+    assert not vera.is_active
 
 
 def test_a_new_account_changes_the_password_that_it_was_made_with(olivia: User) -> None:
@@ -532,6 +617,18 @@ def test_a_session_ends_that_is_not_used(olivia: User, settings: Settings) -> No
     assert not is_in(client)
 
 
+def test_a_page_that_renews_itself_keeps_no_session_alive(olivia: User, settings: Settings) -> None:
+    """A job may last all night, and the page of it be left open."""
+    header = "X-Asked-By-Itself"
+    assert header in (Path(__file__).parents[2] / "tokens/static/tokens/live.js").read_text()
+    client = signed_in()
+    let_pass(settings, settings.OAUTHVAULT_ADMIN_SESSION_IDLE - 100)
+    assert client.get("/admin/", headers={header: "yes"}).status_code == 200
+    let_pass(settings, 100)
+    assert client.get("/admin/", headers={header: "yes"}).status_code == 302
+    assert not is_in(client)
+
+
 def test_a_session_ends_however_much_it_is_used(olivia: User, settings: Settings) -> None:
     client = signed_in()
     for _ in range(12):
@@ -540,6 +637,22 @@ def test_a_session_ends_however_much_it_is_used(olivia: User, settings: Settings
     assert is_in(client)
     let_pass(settings, 130)
     assert "had lasted as long as one may" in text_of(client.get("/admin/", follow=True))
+
+
+def test_who_signs_in_again_in_a_session_takes_both_steps_again(
+    olivia: User, phone: Authenticator, settings: Settings
+) -> None:
+    """Or the password alone would make a session that was proven once last for ever, unrecorded."""
+    client = through_both_steps(phone, settings)
+    let_pass(settings, 3000)
+    before = client.session.session_key
+    answer = client.post(LOGIN, {"username": "olivia", "password": PASSWORD})
+    assert answer.status_code == 302
+    assert client.session.session_key != before
+    assert not is_in(client)
+    assert client.post(SECOND_STEP, {"proof-code": phone.code()}).status_code == 302
+    assert is_in(client)
+    assert done("sign_in") == ["operator olivia"] * 2
 
 
 def test_a_page_says_when_the_session_ends(olivia: User, settings: Settings) -> None:

@@ -288,6 +288,33 @@ def test_who_may_no_longer_act_does_not_go_on_acting_by_a_job(
     assert not OAuthCredential.objects.filter(standing=Standing.REVOKED).exists()
 
 
+@pytest.mark.parametrize("how", ["dismissed", "deprived", "withdrawn", "gone"])
+def test_who_is_sent_away_in_the_middle_of_a_turn_goes_on_no_further(
+    acme: Tenant, people: list[OAuthCredential], ask: Ask, pool: ThreadPoolExecutor, olga: User,
+    how: str,
+) -> None:  # fmt: skip
+    job = ask(JobAct.REVOKE, acme)
+    turns = iter([False, True])
+
+    def sent_away_after_the_first() -> bool:
+        if next(turns, False):
+            if how == "dismissed":
+                User.objects.update(is_active=False)
+            elif how == "deprived":
+                right = Permission.objects.get(codename="revoke_oauthcredential")
+                olga.user_permissions.remove(right)
+            elif how == "withdrawn":
+                roles.withdraw(operator=olga, tenant=acme, actor="test", now=clock.now())
+            else:
+                User.objects.filter(pk=olga.pk).delete()
+        return False
+
+    assert work(job, pool, stopping=sent_away_after_the_first) is False
+    job.refresh_from_db()
+    assert "may do so no longer" in job.stopped_by
+    assert jobs.counts(job) == jobs.Counts(done=8, waiting=2)
+
+
 def test_a_job_is_of_one_tenant_and_no_other_works_at_it_or_sees_it(
     acme: Tenant, globex: Tenant, people: list[OAuthCredential], olga: User, store: Store,
     upstream: Simulator, pool: ThreadPoolExecutor,
@@ -328,6 +355,18 @@ def test_more_than_can_be_done_at_once_is_refused_whole(
     with pytest.raises(jobs.TooMany, match="More than 9"):
         ask(JobAct.REVOKE, acme)
     assert not Job.objects.exists()
+
+
+def test_a_tenant_has_a_few_jobs_under_way_and_no_more(
+    acme: Tenant, people: list[OAuthCredential], ask: Ask
+) -> None:
+    """Or one operator could have every thread of the worker, and nobody's tokens be refreshed."""
+    first, *_ = [ask(JobAct.SUSPEND, acme) for _ in range(jobs.MOST_UNFINISHED)]
+    with pytest.raises(jobs.TooMany, match="have not ended yet"):
+        ask(JobAct.RESUME, acme)
+    assert Job.objects.count() == jobs.MOST_UNFINISHED
+    jobs.stop_job(tenant=acme, job=first, actor="test", now=clock.now())
+    assert ask(JobAct.RESUME, acme).total == 10
 
 
 def test_the_sweep_finds_what_nobody_works_at(

@@ -72,7 +72,10 @@ def enrol(request: HttpRequest) -> HttpResponse:
     step = request.POST.get("step") if request.method == "POST" else None
     password = asking.PasswordForm(me, data=request.POST if step == "begin" else None)
     if step == "begin" and password.is_valid():
-        request.session[_BEGAN] = second_factor.begin(operator=me)
+        try:
+            request.session[_BEGAN] = second_factor.begin(operator=me)
+        except second_factor.AlreadyEnrolled:  # in another window, in this moment
+            return HttpResponseRedirect(onward(request, reverse("account")))
         return HttpResponseRedirect(request.get_full_path())
     waiting = second_factor.waiting(request.session.get(_BEGAN), operator=me)
     if waiting is None or step == "begin":

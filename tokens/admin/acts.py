@@ -5,6 +5,7 @@ is done is a domain function, which records the operator in the audit trail. A f
 in the request itself, many become a job (`tokens.jobs`).
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -32,6 +33,8 @@ from tokens.models import JobAct
 from tokens.tasks import publish_job
 
 _CONFIRMED, _NAMED, _ACROSS = "confirmed", "named", "select_across"
+# Of each row that a page has shown: whose it was then.
+_SHOWN_AS = "shown_as"
 _SAID_EACH = 10
 # What is done to more credentials than so many is a job.
 HERE = 10
@@ -246,6 +249,14 @@ class ActingModelAdmin(VaultModelAdmin):
                     messages.WARNING,
                 )
             return None
+        shown_as = request.POST.getlist(_SHOWN_AS)
+        if shown_as and not asked.behind and not set(map(_whose, asked.rows)) <= set(shown_as):
+            self.message_user(
+                request,
+                _("It is another user's by now than the page had shown. Nothing was done yet."),
+                messages.WARNING,
+            )
+            return None
         if not form.is_valid():
             return None
         if asks_who:
@@ -296,6 +307,8 @@ class ActingModelAdmin(VaultModelAdmin):
             "confirmed_name": _CONFIRMED,
             "named_name": _NAMED,
             "across_name": _ACROSS,
+            "shown_as_name": _SHOWN_AS,
+            "shown_as": [] if asked.behind else [_whose(row) for row in asked.rows],
             "offers_all": act.takes_many and asked.original is None and not asked.across,
         }
         request.current_app = self.admin_site.name
@@ -370,3 +383,9 @@ class ActingModelAdmin(VaultModelAdmin):
                 % {"more": more},
                 messages.WARNING,
             )
+
+
+def _whose(row: Any) -> str:
+    """The row, and the user it belongs to: somebody may be given it while a page is open."""
+    user_id = str(getattr(row, "user_id", ""))
+    return f"{row.pk}-{hashlib.sha256(user_id.encode()).hexdigest()[:16]}"

@@ -69,6 +69,10 @@ class OperatorForm(UserChangeForm):
         )
 
 
+class PasswordForm(asking.PasswordOnly, AdminPasswordChangeForm):
+    pass
+
+
 class Recorded:
     """Of Django's model admins: what its own log is told goes into the audit trail too.
     Names of fields, and never what was typed into one."""
@@ -107,7 +111,7 @@ class UserAdmin(RefusesSecrets, Recorded, BaseUserAdmin, ModelAdmin):  # type: i
     acts = ("create_operator", "change_operator", "delete_operator")
     form = OperatorForm
     add_form = UserCreationForm
-    change_password_form = AdminPasswordChangeForm
+    change_password_form = PasswordForm
     list_display = (
         "username", "is_active", "is_superuser", "has_second_factor", "last_sign_in",
     )  # fmt: skip
@@ -135,7 +139,11 @@ class UserAdmin(RefusesSecrets, Recorded, BaseUserAdmin, ModelAdmin):  # type: i
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         if not change:
             obj.is_staff = True  # or they could not sign in
-        super().save_model(request, obj, form, change)
+            super().save_model(request, obj, form, change)
+        else:
+            # The rest may have been changed since it was read: by somebody who deactivates them.
+            names = {field.name for field in obj._meta.concrete_fields}
+            obj.save(update_fields=names & set(form.changed_data))
         if not change:
             accounts.require_new_password(operator=obj)
         elif not obj.is_active and "is_active" in form.changed_data:
@@ -205,9 +213,16 @@ class UserAdmin(RefusesSecrets, Recorded, BaseUserAdmin, ModelAdmin):  # type: i
             accounts.require_new_password(operator=obj)
         return super().log_change(request, obj, message)
 
-    def user_change_password(self, request: HttpRequest, *args: Any, **how: Any) -> HttpResponse:
+    def user_change_password(
+        self, request: HttpRequest, id: str, form_url: str = ""
+    ) -> HttpResponse:
+        """Somebody else's. One's own is changed where the old one is asked for."""
+        account = self.get_object(request, unquote(id))
+        # By the row: there are many ways to write a number.
+        if account is not None and account.pk == request.user.pk:
+            return HttpResponseRedirect(reverse("admin:password_change"))
         with transaction.atomic():
-            return super().user_change_password(request, *args, **how)
+            return super().user_change_password(request, id, form_url)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

@@ -81,7 +81,22 @@ class PasswordForm(ProofForm):
             raise forms.ValidationError(why_not(self.verdict) or _("This is not your password."))
 
 
-class OwnPasswordForm(AdminOwnPasswordChangeForm):
+class PasswordOnly:
+    """Of Django's forms for a password: they write the account as it was when it was read, and
+    would give back what somebody has taken from it meanwhile."""
+
+    def set_password_and_save(
+        self, user: User, *args: Any, commit: bool = True, **how: Any
+    ) -> User:
+        user = super().set_password_and_save(  # type: ignore[misc]
+            user, *args, commit=False, **how
+        )
+        if commit:
+            user.save(update_fields=["password"])
+        return user
+
+
+class OwnPasswordForm(PasswordOnly, AdminOwnPasswordChangeForm):
     """Django's, where the old password is not guessed at leisure, and the new one is another."""
 
     verdict: Verdict | None = None

@@ -9,6 +9,7 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy
+from django_otp import DEVICE_ID_SESSION_KEY
 
 from tokens import accounts, clock
 from tokens.accounts import Standing
@@ -24,6 +25,10 @@ def begin(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
     now = clock.now()
     number = accounts.standing_of(user).sessions
     request.session.update({_BEGAN: now, _SEEN: now, _NUMBER: number})
+    # Django keeps the session of whoever signs in again as themselves. It begins anew, and so does
+    # the second step.
+    request.session.pop(DEVICE_ID_SESSION_KEY, None)
+    request.session.cycle_key()
 
 
 def keep(request: HttpRequest) -> None:
@@ -45,6 +50,9 @@ def why_ended(request: HttpRequest, standing: Standing, *, now: float) -> str | 
 
 
 def note_seen(request: HttpRequest, *, now: float) -> None:
+    """Not by what an open page asks for itself (`live.js`): that goes on when nobody is there."""
+    if "X-Asked-By-Itself" in request.headers:
+        return
     if now - request.session[_SEEN] >= _WRITTEN_EVERY:
         request.session[_SEEN] = now
 

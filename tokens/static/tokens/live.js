@@ -10,7 +10,11 @@
   let wait = EVERY;
 
   async function renew() {
-    const answer = await fetch(window.location.href, { credentials: "same-origin" });
+    const answer = await fetch(window.location.href, {
+      credentials: "same-origin",
+      // Nobody is there by that: a session that is not used ends (tokens/admin/sessions.py).
+      headers: { "X-Asked-By-Itself": "yes" },
+    });
     if (!answer.ok || answer.redirected) {
       throw new Error(`answered ${answer.status}`);
     }
