@@ -321,6 +321,8 @@ def _may_still(job: Job) -> bool:
     """Whether who asked for it could ask for it now: an operator who was sent away does not go
     on acting by what was asked for before. Asked before each few rows, of the account as it is
     now: in one turn thousands may be done."""
+    if job.operator_id is None:
+        return False
     operator = User.objects.filter(pk=job.operator_id, is_active=True).first()
     if operator is None:
         return False
