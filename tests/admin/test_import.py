@@ -458,6 +458,7 @@ def test_a_secret_is_in_no_field_again_and_no_answer_is_kept(
         (b"a,b\n1,2", "neither JSON nor a CSV"),
         (b"user_id;accessToken\na;b", "separated by semicolons"),
         (b'[{"user_id": "a"}]', "is a JSON list"),
+        (b"user_id" + b"".join(b",c%d" % n for n in range(64)) + b"\na", "more than 64 columns"),
     ],
 )
 def test_a_file_of_another_kind_is_called_by_its_name(
