@@ -110,7 +110,7 @@ class AuditEventAdmin(VaultModelAdmin):
             return HttpResponseNotAllowed(["POST"])
         events = self._asked_for(request)
         asked = {name: str(value) for name, value in request.GET.items() if value}
-        export.note(asked=asked, actor=operator(request), now=clock.now())
+        export.note(events, asked=asked, actor=operator(request), now=clock.now())
         answer = StreamingHttpResponse(_lines(events), content_type="application/x-ndjson")
         answer["Content-Disposition"] = 'attachment; filename="audit.jsonl"'
         return answer
