@@ -48,6 +48,7 @@ class Verdict:
     user_id: str
     effect: Effect | None = None
     replaces: int | None = None
+    since: float | None = None
     code: str = ""
     kind: str = ""
     detail: str = ""
@@ -100,8 +101,17 @@ class ImportList:
                 verdicts.append(self._accepted(row, offered, preview))
         return verdicts
 
-    def store(self, row: Row, *, actor: str, expected: Effect | None = None, now: float) -> Verdict:
-        """Import one row. ``expected``: the effect that was confirmed; another one is refused."""
+    def store(
+        self,
+        row: Row,
+        *,
+        actor: str,
+        expected: Effect | None = None,
+        expected_since: float | None = None,
+        now: float,
+    ) -> Verdict:
+        """Import one row. ``expected``: the effect that was confirmed, on the login that is here
+        ``expected_since``; another one is refused."""
         what = self._read(row, now)
         if isinstance(what, VaultError):
             return self._refused(row, what)
@@ -111,7 +121,7 @@ class ImportList:
         try:
             done = importing.import_credential(
                 tenant=tenant, user_id=row.user_id, offered=offered, actor=actor,
-                expected=expected, now=now,
+                expected=expected, expected_since=expected_since, now=now,
             )  # fmt: skip
         except VaultError as refusal:
             for digest in importing.fingerprints(offered):
@@ -157,6 +167,7 @@ class ImportList:
             user_id=_sayable(row.user_id),
             effect=preview.effect,
             replaces=preview.replaces,
+            since=preview.since,
             warnings=tuple(preview.warnings),
             expires_at=offered.expires_at,
             in_milliseconds=offered.in_milliseconds,

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db.models import F
 from django.test import Client
 from django.urls import reverse
 from hypothesis import given
@@ -240,6 +241,23 @@ def test_what_has_changed_since_the_look_is_not_done(
     done = confirm(client, looked)
     assert verdicts(done) == [(1, "changed since"), (2, "already stored")]
     assert stored() == before
+
+
+def test_the_login_that_was_shown_is_replaced_and_no_later_one(
+    acme: Tenant, staff: Staff, login: Login
+) -> None:
+    """Whose place it would take by now came after the look, and would be lost for good."""
+    client = staff(*RIGHTS)
+    look_and_store(client, acme, {"user_id": "alice"} | login(), {"user_id": "bob"} | login())
+    looked = look(client, acme, lines({"user_id": "alice"} | login(), {"user_id": "bob"} | login()))
+    assert verdicts(looked) == [(1, "replaces another"), (2, "replaces another")]
+    look_and_store(staff(*RIGHTS), acme, {"user_id": "alice"} | login())
+    # A refresh has brought a new generation of the same login.
+    OAuthCredential.objects.filter(user_id="bob").update(generation=F("generation") + 1)
+    (alice, _) = stored()
+    done = confirm(client, looked)
+    assert verdicts(done) == [(1, "changed since"), (2, "replaces another")]
+    assert stored()[0] == alice
 
 
 # --- What lies in between ----------------------------------------------------------------------
