@@ -343,6 +343,7 @@ MIDDLEWARE = [
     "api.gate.guarded",
     "api.bodies.bounded_upload",
     "api.operators.at_work",
+    "api.downloads.one_at_a_time",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]

@@ -129,6 +129,17 @@ def test_who_looks_after_some_tenants_exports_theirs_and_it_is_written_down_ther
     ]
 
 
+def test_one_export_is_sent_at_a_time_whoever_does_not_read(cast: Cast, root: Client) -> None:
+    """The server sends from the thread that answers: as many slow readers as threads, and nobody
+    is handed a token."""
+    slow = root.post(f"{PAGE}export/")
+    assert root.post(f"{PAGE}export/").status_code == 503
+    assert root.get(PAGE).status_code == 200
+    assert b"".join(slow.streaming_content)  # type: ignore[attr-defined]
+    assert lines(root)
+    assert lines(root)
+
+
 @pytest.mark.parametrize("question", ["?q=hedda", "?q=globex", "?tenant__id__exact={globex}"])
 def test_what_was_asked_of_one_tenant_is_not_written_down_for_another(
     cast: Cast, staff: Staff, question: str
