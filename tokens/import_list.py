@@ -19,8 +19,8 @@ from tokens.models import Tenant
 
 # What a slug is made of: no database is asked for anything else.
 _SLUG = re.compile(r"[a-z0-9-]{1,63}")
-# Characters of a name that is refused.
-_SHOWN = 300
+# Characters of a name that is refused, and of what is said of a row.
+_SHOWN, _SAID = 300, 1000
 
 
 class UnknownTenant(VaultError):
@@ -181,7 +181,7 @@ class ImportList:
             user_id=_sayable(row.user_id),
             code=refusal.code,
             kind=_KINDS.get(type(refusal), refusal.code),
-            detail=refusal.detail,
+            detail=_shortened(refusal.detail),
         )
 
 
@@ -199,6 +199,11 @@ def _by_tenant(
     for _, group in groupby(good, key=lambda each: each[1].pk):
         members = list(group)
         yield members[0][1], [(row, offered) for row, _, offered in members]
+
+
+def _shortened(detail: str) -> str:
+    """A file may have half a million fields that are none, and the sentence names each."""
+    return detail if len(detail) <= _SAID else f"{detail[:_SAID]}…"
 
 
 def _sayable(text: str) -> str:

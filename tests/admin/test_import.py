@@ -487,6 +487,16 @@ def test_a_file_of_another_kind_is_called_by_its_name(
     assert sentence in answer.content.decode()
 
 
+def test_of_a_row_with_any_number_of_wrong_fields_not_all_is_said(
+    acme: Tenant, staff: Staff
+) -> None:
+    """The verdicts of a list are sealed and shown again with every step of its import."""
+    wrong = {"user_id": "alice"} | {f"no{'x' * n}": 1 for n in range(38)}
+    (line,) = look(staff(*RIGHTS), acme, lines(wrong)).context["lines"]
+    assert "no: is not a field of a credential" in line["sentence"]
+    assert len(line["sentence"]) <= 1001
+
+
 def test_a_list_is_no_single_login(acme: Tenant, staff: Staff, login: Login) -> None:
     rows = lines({"user_id": "a"} | login(), {"user_id": "b"} | login())
     answer = look(staff(*RIGHTS), acme, rows, "alice")
