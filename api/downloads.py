@@ -1,14 +1,17 @@
-"""Files that are written while they are sent: one at a time."""
+"""What is sent piece by piece has a thread for as long as its reader takes to read.
+
+The server asks for the next piece in the thread that answers, when the last one has left. So files
+of ours go out in one piece, which the server keeps by itself; and of exports, which are of any
+length and written while they are sent, one at a time."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 
 from api.pages import is_for_people, page
 
-# The server sends from the thread that answers, for as long as the reader takes to read. So there
-# is one such thread in a process, whoever reads slowly, and the others hand out tokens.
+# One thread of a process, whoever reads slowly: the others hand out tokens.
 _room = threading.BoundedSemaphore(1)
 # Seconds to wait for the place.
 _PATIENCE = 0.25
@@ -34,6 +37,21 @@ def one_at_a_time(
             busy["Retry-After"] = "5"
             return busy
         response.streaming_content = _InItsPlace(response)
+        return response
+
+    return middleware
+
+
+def whole_files(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Middleware around what serves the static files, to anybody. The largest has some megabytes;
+    several of them asked for on one connection are in the server's memory one after the other."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        if isinstance(response, FileResponse):
+            response.streaming_content = [b"".join(_synchronous(response))]
         return response
 
     return middleware

@@ -333,6 +333,7 @@ MIDDLEWARE = [
     "oauthvault.browsers.browser_policy",
     "api.bodies.bounded",
     "django.middleware.security.SecurityMiddleware",
+    "api.downloads.whole_files",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
