@@ -7,7 +7,7 @@ length and written while they are sent, one at a time."""
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponseBase, StreamingHttpResponse
 
 from api.pages import is_for_people, page
 
@@ -18,12 +18,12 @@ _PATIENCE = 0.25
 
 
 def one_at_a_time(
-    get_response: Callable[[HttpRequest], HttpResponse],
-) -> Callable[[HttpRequest], HttpResponse]:
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
     """Middleware for the dashboard's exports. They are of any length: what fits into no buffer of
     the connection would have a thread for each reader who does not read."""
 
-    def middleware(request: HttpRequest) -> HttpResponse:
+    def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
         if not isinstance(response, StreamingHttpResponse) or not is_for_people(request):
             return response
@@ -43,12 +43,12 @@ def one_at_a_time(
 
 
 def whole_files(
-    get_response: Callable[[HttpRequest], HttpResponse],
-) -> Callable[[HttpRequest], HttpResponse]:
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
     """Middleware around what serves the static files, to anybody. The largest has some megabytes;
     several of them asked for on one connection are in the server's memory one after the other."""
 
-    def middleware(request: HttpRequest) -> HttpResponse:
+    def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
         if isinstance(response, FileResponse):
             response.streaming_content = [b"".join(_synchronous(response))]

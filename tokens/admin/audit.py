@@ -38,7 +38,7 @@ from tokens.trail.search import matching
 class TrailList(ChangeList):
     """A page of the trail, on which a record that cannot be read takes one line, and not all."""
 
-    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[str]:
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         """Whatever the address asks: `sortable_by` takes the links away and no more, and no index
         serves another order."""
         return ["-at", "-id"]
