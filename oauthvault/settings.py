@@ -333,6 +333,7 @@ MIDDLEWARE = [
     "oauthvault.browsers.browser_policy",
     "api.bodies.bounded",
     "django.middleware.security.SecurityMiddleware",
+    "api.downloads.whole_files",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -343,6 +344,7 @@ MIDDLEWARE = [
     "api.gate.guarded",
     "api.bodies.bounded_upload",
     "api.operators.at_work",
+    "api.downloads.one_at_a_time",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]

@@ -18,6 +18,9 @@ from tokens.models import DEFAULT_USER
 from tokens.secret import Secret
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs"}
+# A credential has a dozen. Each row is given every column of the first line, so a long first line
+# and many short rows would be read for an hour.
+_MOST_COLUMNS = 64
 # How files begin that people take for text, and what these are called.
 _NO_TEXT = {
     b"PK\x03\x04": "an Excel sheet or another zip archive; save it as CSV (UTF-8)",
@@ -144,6 +147,8 @@ def _csv_rows(content: str) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(content, newline=""))
     try:
         columns = list(reader.fieldnames or [])
+        if len(columns) > _MOST_COLUMNS:
+            raise UnreadableFile(f"the first line has more than {_MOST_COLUMNS} columns")
         if "user_id" not in columns:
             for sign, called in _SEPARATORS.items():
                 if len(columns) == 1 and "user_id" in columns[0].split(sign):

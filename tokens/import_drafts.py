@@ -69,12 +69,13 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class _Upload:
-    """What was looked at: the file, and which rows are to be stored, with the effect shown."""
+    """What was looked at: the file, and which rows are to be stored, with the effect shown and
+    since when the login is here that a row replaces."""
 
     text: Secret
     user: str | None
     has_default_user: bool
-    expected: dict[int, Effect]
+    expected: dict[int, tuple[Effect, float | None]]
 
 
 def keep(
@@ -98,7 +99,9 @@ def keep(
         "user": user,
         "has_default_user": tenant.has_default_user,
         "expected": {
-            str(verdict.line): verdict.effect for verdict in verdicts if verdict.changes_something
+            str(verdict.line): [verdict.effect, verdict.since]
+            for verdict in verdicts
+            if verdict.changes_something
         },
     }
     draft.sealed = _seal(key, draft, "file", session, upload)
@@ -154,8 +157,9 @@ def store_some(
     verdicts = [
         *_report(key, draft, session),
         *(
-            many.store(row, actor=actor, expected=upload.expected[row.line], now=now)
+            many.store(row, actor=actor, expected=effect, expected_since=since, now=now)
             for row in found
+            for effect, since in [upload.expected[row.line]]
         ),
     ]
     draft.position = position + len(chosen)
@@ -208,7 +212,10 @@ def _upload(key: Key, draft: ImportDraft, session: str) -> _Upload:
         text=Secret(opened["text"]),
         user=opened["user"],
         has_default_user=opened["has_default_user"],
-        expected={int(line): Effect(effect) for line, effect in opened["expected"].items()},
+        expected={
+            int(line): (Effect(effect), since)
+            for line, (effect, since) in opened["expected"].items()
+        },
     )
 
 

@@ -19,8 +19,8 @@ from tokens.models import Tenant
 
 # What a slug is made of: no database is asked for anything else.
 _SLUG = re.compile(r"[a-z0-9-]{1,63}")
-# Characters of a name that is refused.
-_SHOWN = 300
+# Characters of a name that is refused, and of what is said of a row.
+_SHOWN, _SAID = 300, 1000
 
 
 class UnknownTenant(VaultError):
@@ -48,6 +48,7 @@ class Verdict:
     user_id: str
     effect: Effect | None = None
     replaces: int | None = None
+    since: float | None = None
     code: str = ""
     kind: str = ""
     detail: str = ""
@@ -100,8 +101,17 @@ class ImportList:
                 verdicts.append(self._accepted(row, offered, preview))
         return verdicts
 
-    def store(self, row: Row, *, actor: str, expected: Effect | None = None, now: float) -> Verdict:
-        """Import one row. ``expected``: the effect that was confirmed; another one is refused."""
+    def store(
+        self,
+        row: Row,
+        *,
+        actor: str,
+        expected: Effect | None = None,
+        expected_since: float | None = None,
+        now: float,
+    ) -> Verdict:
+        """Import one row. ``expected``: the effect that was confirmed, on the login that is here
+        ``expected_since``; another one is refused."""
         what = self._read(row, now)
         if isinstance(what, VaultError):
             return self._refused(row, what)
@@ -111,7 +121,7 @@ class ImportList:
         try:
             done = importing.import_credential(
                 tenant=tenant, user_id=row.user_id, offered=offered, actor=actor,
-                expected=expected, now=now,
+                expected=expected, expected_since=expected_since, now=now,
             )  # fmt: skip
         except VaultError as refusal:
             for digest in importing.fingerprints(offered):
@@ -157,6 +167,7 @@ class ImportList:
             user_id=_sayable(row.user_id),
             effect=preview.effect,
             replaces=preview.replaces,
+            since=preview.since,
             warnings=tuple(preview.warnings),
             expires_at=offered.expires_at,
             in_milliseconds=offered.in_milliseconds,
@@ -170,7 +181,7 @@ class ImportList:
             user_id=_sayable(row.user_id),
             code=refusal.code,
             kind=_KINDS.get(type(refusal), refusal.code),
-            detail=refusal.detail,
+            detail=_shortened(refusal.detail),
         )
 
 
@@ -188,6 +199,11 @@ def _by_tenant(
     for _, group in groupby(good, key=lambda each: each[1].pk):
         members = list(group)
         yield members[0][1], [(row, offered) for row, _, offered in members]
+
+
+def _shortened(detail: str) -> str:
+    """A file may have half a million fields that are none, and the sentence names each."""
+    return detail if len(detail) <= _SAID else f"{detail[:_SAID]}…"
 
 
 def _sayable(text: str) -> str:

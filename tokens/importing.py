@@ -56,10 +56,12 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What an import would do now. ``replaces``: the generation that would end."""
+    """What an import would do now. ``replaces``: the generation that would end, of a login that
+    is here since ``since``."""
 
     effect: Effect
     replaces: int | None
+    since: float | None = None
     warnings: list[str]
 
 
@@ -92,12 +94,14 @@ def import_credential(
     actor: str,
     only_if_absent: bool = False,
     expected: Effect | None = None,
+    expected_since: float | None = None,
     now: float,
 ) -> ImportResult:
     """Store ``offered`` as the credential of ``user_id``, in place of what is there.
 
     ``expected``: the effect that a `preview` has shown to whoever asks for this; where it
-    would be another by now, beyond that all of it is stored already, PreconditionFailed.
+    would be another by now, beyond that all of it is stored already, PreconditionFailed. So it is
+    where another login would be replaced than the one since ``expected_since``.
 
     A refresh under way loses: its save finds another generation. Raises StaleCredential,
     AlreadyStored, PreconditionFailed, RefreshInProgress, TenantSuspended or BadUserId, and
@@ -106,7 +110,9 @@ def import_credential(
     user_ids.check_named(user_id, tenant=tenant)
     try:
         with transaction.atomic():
-            return _store(tenant, user_id, offered, actor, only_if_absent, expected, now)
+            return _store(
+                tenant, user_id, offered, actor, only_if_absent, expected, expected_since, now
+            )
     except IntegrityError:
         # Somebody stored the same login, or this user's first one, in the same moment.
         raise AlreadyStored(
@@ -168,6 +174,7 @@ def _store(
     actor: str,
     only_if_absent: bool,
     expected: Effect | None,
+    expected_since: float | None,
     now: float,
 ) -> ImportResult:
     if (suspended := _suspension(tenant)) is not None:
@@ -181,7 +188,11 @@ def _store(
     if only_if_absent and credential is not None and credential.standing != Standing.REVOKED:
         raise PreconditionFailed("a credential is stored for this user already")
     judged = _judge(tenant, user_id, offered, credential, _known([offered]), now)
-    if expected is not None and judged.effect not in (expected, Effect.UNCHANGED):
+    # Not by its generation: a refresh in between raises that, and it is the same login still.
+    is_another = judged.effect not in (expected, Effect.UNCHANGED) or (
+        judged.effect is Effect.REPLACED and judged.since != expected_since
+    )
+    if expected is not None and is_another:
         raise PreconditionFailed("this user's credential is another one by now; look again")
     created = credential is None
     if credential is None:
@@ -240,7 +251,7 @@ def _judge(
     if credential is None:
         user_ids.check_new(user_id, tenant=tenant)
     held = _held_already(credential, offered, known)
-    replaces = None
+    replaces = since = None
     if credential is None:
         effect = Effect.NEW
     elif held:
@@ -249,13 +260,14 @@ def _judge(
         effect = Effect.AFTER_REVOCATION
     else:
         effect, replaces = Effect.REPLACED, credential.generation
+        since = credential.login_since
     warnings = _warnings(offered, now=now)
     if effect is Effect.REPLACED and credential and offered.expires_at < credential.expires_at:
         warnings.append(
             "What is stored for this user ends later than this login does: the file may be an "
             "older one."
         )
-    return Preview(effect=effect, replaces=replaces, warnings=warnings)
+    return Preview(effect=effect, replaces=replaces, since=since, warnings=warnings)
 
 
 # By fingerprint: the credentials that hold or held it, and when it was spent.

@@ -82,6 +82,19 @@ def open_pair(
     )
 
 
+def seal_account(address: str, *, key: Key, tenant_id: int, credential_id: int) -> str:
+    """The e-mail address of the account behind a pair, for where the pair itself lies sealed."""
+    return key.seal(address.encode("utf-8"), context=_context(tenant_id, credential_id, "account"))
+
+
+def open_account(sealed: str, *, data_key: DataKey, tenant_id: int, credential_id: int) -> str:
+    """The address. EncryptionError if it does not open."""
+    if data_key.tenant_id != tenant_id:
+        raise EncryptionError("sealed under another tenant's data key")
+    key = unwrap_data_key(data_key)
+    return key.unseal(sealed, context=_context(tenant_id, credential_id, "account")).decode("utf-8")
+
+
 def opens(credential: OAuthCredential) -> bool:
     """Whether everything that is sealed in this row opens."""
     try:

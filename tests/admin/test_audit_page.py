@@ -129,6 +129,38 @@ def test_who_looks_after_some_tenants_exports_theirs_and_it_is_written_down_ther
     ]
 
 
+def test_one_export_is_sent_at_a_time_whoever_does_not_read(cast: Cast, root: Client) -> None:
+    """The server sends from the thread that answers: as many slow readers as threads, and nobody
+    is handed a token."""
+    slow = root.post(f"{PAGE}export/")
+    assert root.post(f"{PAGE}export/").status_code == 503
+    assert root.get(PAGE).status_code == 200
+    assert b"".join(slow.streaming_content)  # type: ignore[attr-defined]
+    assert lines(root)
+    assert lines(root)
+
+
+@pytest.mark.parametrize("question", ["?q=hedda", "?q=globex", "?tenant__id__exact={globex}"])
+def test_what_was_asked_of_one_tenant_is_not_written_down_for_another(
+    cast: Cast, staff: Staff, question: str
+) -> None:
+    """Who reads the trail of acme would learn there whom globex has, and that it is there."""
+    rights = ("tokens.view_auditevent", "tokens.export_auditevent")
+    client = staff(*rights, tenants=[cast.acme, cast.globex])
+    exported = lines(client, question.format(globex=cast.globex.pk))
+    assert {line["tenant"] for line in exported} == {"globex"}
+    assert [each.tenant for each in AuditEvent.objects.filter(action="export_audit")] == [
+        cast.globex
+    ]
+
+
+def test_the_trail_is_read_newest_first_whatever_the_address_says(cast: Cast, root: Client) -> None:
+    newest = [event.pk for event in root.get(PAGE).context["cl"].result_list]
+    for order in ("2", "-2", "4", "-4"):
+        page = root.get(f"{PAGE}?o={order}")
+        assert [event.pk for event in page.context["cl"].result_list] == newest
+
+
 def test_a_page_of_the_export_is_asked_for_whomever_the_request_was_for(
     acme: Tenant, root: Client
 ) -> None:

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db.models import F
 from django.test import Client
 from django.urls import reverse
 from hypothesis import given
@@ -242,6 +243,23 @@ def test_what_has_changed_since_the_look_is_not_done(
     assert stored() == before
 
 
+def test_the_login_that_was_shown_is_replaced_and_no_later_one(
+    acme: Tenant, staff: Staff, login: Login
+) -> None:
+    """Whose place it would take by now came after the look, and would be lost for good."""
+    client = staff(*RIGHTS)
+    look_and_store(client, acme, {"user_id": "alice"} | login(), {"user_id": "bob"} | login())
+    looked = look(client, acme, lines({"user_id": "alice"} | login(), {"user_id": "bob"} | login()))
+    assert verdicts(looked) == [(1, "replaces another"), (2, "replaces another")]
+    look_and_store(staff(*RIGHTS), acme, {"user_id": "alice"} | login())
+    # A refresh has brought a new generation of the same login.
+    OAuthCredential.objects.filter(user_id="bob").update(generation=F("generation") + 1)
+    (alice, _) = stored()
+    done = confirm(client, looked)
+    assert verdicts(done) == [(1, "changed since"), (2, "replaces another")]
+    assert stored()[0] == alice
+
+
 # --- What lies in between ----------------------------------------------------------------------
 
 
@@ -458,6 +476,7 @@ def test_a_secret_is_in_no_field_again_and_no_answer_is_kept(
         (b"a,b\n1,2", "neither JSON nor a CSV"),
         (b"user_id;accessToken\na;b", "separated by semicolons"),
         (b'[{"user_id": "a"}]', "is a JSON list"),
+        (b"user_id" + b"".join(b",c%d" % n for n in range(64)) + b"\na", "more than 64 columns"),
     ],
 )
 def test_a_file_of_another_kind_is_called_by_its_name(
@@ -466,6 +485,16 @@ def test_a_file_of_another_kind_is_called_by_its_name(
     answer = look(staff(*RIGHTS), acme, content)
     assert answer.status_code == 200
     assert sentence in answer.content.decode()
+
+
+def test_of_a_row_with_any_number_of_wrong_fields_not_all_is_said(
+    acme: Tenant, staff: Staff
+) -> None:
+    """The verdicts of a list are sealed and shown again with every step of its import."""
+    wrong = {"user_id": "alice"} | {f"no{'x' * n}": 1 for n in range(38)}
+    (line,) = look(staff(*RIGHTS), acme, lines(wrong)).context["lines"]
+    assert "no: is not a field of a credential" in line["sentence"]
+    assert len(line["sentence"]) <= 1001
 
 
 def test_a_list_is_no_single_login(acme: Tenant, staff: Staff, login: Login) -> None:

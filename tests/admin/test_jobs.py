@@ -399,7 +399,9 @@ def test_no_cell_is_a_formula(acme: Tenant, root: Client, canaries: Canaries, si
     (row,) = csv.DictReader(io.StringIO(exported(root, LIST, form)))
     assert row["user_id"] == f"'{evil}"
     assert cell(f"  {evil}").startswith("'")
+    assert cell(f"alice; {evil};{evil}") == f"alice; '{evil};'{evil}"
     assert cell("alice") == "alice"
+    assert cell("alice;bob") == "alice;bob"
 
 
 def test_to_see_is_not_to_export(cast: Cast, staff: Staff) -> None:

@@ -38,6 +38,11 @@ from tokens.trail.search import matching
 class TrailList(ChangeList):
     """A page of the trail, on which a record that cannot be read takes one line, and not all."""
 
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
+        """Whatever the address asks: `sortable_by` takes the links away and no more, and no index
+        serves another order."""
+        return ["-at", "-id"]
+
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.result_list: Any = read(self.result_list)
@@ -105,7 +110,7 @@ class AuditEventAdmin(VaultModelAdmin):
             return HttpResponseNotAllowed(["POST"])
         events = self._asked_for(request)
         asked = {name: str(value) for name, value in request.GET.items() if value}
-        export.note(asked=asked, actor=operator(request), now=clock.now())
+        export.note(events, asked=asked, actor=operator(request), now=clock.now())
         answer = StreamingHttpResponse(_lines(events), content_type="application/x-ndjson")
         answer["Content-Disposition"] = 'attachment; filename="audit.jsonl"'
         return answer

@@ -4,6 +4,7 @@ The file is written while it is sent, a page of rows at a time, however many the
 """
 
 import csv
+import re
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -27,6 +28,9 @@ _PAGE = 500
 _CSV, _JSON_LINES = "csv", "jsonl"
 # What a spreadsheet takes for the beginning of a formula, the wide forms of the signs as well.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+# Where the comma is the decimal sign, a spreadsheet takes semicolons for the ends of cells, and
+# quotes do not keep it from that.
+_FORMULA_BEHIND = re.compile(r"(;\s*)(?=[=+\-@＝＋－＠])")
 FIELDS = (
     "tenant", "user_id", "status", "usable", "problem", "since", "expires_at", "login_ends_at",
     "login_end_is_estimate", "scopes", "plan", "refreshable", "auto_refresh", "next_refresh_at",
@@ -104,6 +108,7 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = " ".join(value) if isinstance(value, list) else str(value)
+    text = _FORMULA_BEHIND.sub(r"\1'", text)
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
 
 

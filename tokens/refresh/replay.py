@@ -6,7 +6,7 @@ import uuid
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
-from tokens import clock, epoch, isolation, outside, sealing
+from tokens import clock, email_address, epoch, isolation, outside, sealing
 from tokens.behind import WriteBehind
 from tokens.errors import EncryptionError, StoreUnavailable
 from tokens.keyring import sealing_key, unwrap_data_key
@@ -240,8 +240,7 @@ def _answer(entry: spool.Entry, pair: Pair | None) -> Answer:
             scopes=entry.granted["scopes"],
             login_expires_in=entry.granted["login_expires_in"],
             status=entry.granted["status"],
-            # Not in what an older version has put down.
-            account_email=entry.granted.get("account_email", ""),
+            account_email=_account(entry),
         )
     else:
         said = Refused(
@@ -255,6 +254,23 @@ def _answer(entry: spool.Entry, pair: Pair | None) -> Answer:
         latency_ms=entry.latency_ms,
         answered_at=entry.answered_at,
     )
+
+
+def _account(entry: spool.Entry) -> str:
+    """Empty if it does not open: it must not cost anybody a pair. Older versions have put it down
+    in the open, or not at all."""
+    sealed = entry.granted.get("account_sealed")
+    if not isinstance(sealed, str):
+        return email_address.email_of(entry.granted.get("account_email"))
+    try:
+        return sealing.open_account(
+            sealed,
+            data_key=DataKey.objects.get(pk=entry.data_key),
+            tenant_id=entry.tenant_id,
+            credential_id=entry.credential_id,
+        )
+    except EncryptionError:
+        return ""
 
 
 def _opened(entry: spool.Entry) -> Pair:

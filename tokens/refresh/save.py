@@ -180,7 +180,13 @@ def _entry(claim: Claim, answer: Answer) -> spool.Entry:
             "scopes": answer.said.scopes,
             "login_expires_in": answer.said.login_expires_in,
             "status": answer.said.status,
-            "account_email": answer.said.account_email,
+            # Sealed, too: no secret, but whoever reads the spool is to learn of nobody by it.
+            "account_sealed": sealing.seal_account(
+                answer.said.account_email,
+                key=claim.seals_with[1],
+                tenant_id=claim.credential.tenant_id,
+                credential_id=claim.credential.pk,
+            ),
         }
     else:
         refused = asdict(answer.said)

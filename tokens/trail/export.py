@@ -51,14 +51,21 @@ def page(events: QuerySet[AuditEvent], *, after: AuditEvent | None) -> list[Audi
     return read(following[:_PAGE], each_of=events)
 
 
-def note(*, asked: Mapping[str, str], actor: str, now: float) -> None:
-    """Write down that somebody takes away what ``asked`` finds: for each tenant whose records
-    those may be, or once for the deployment where they may be everybody's."""
+def note(events: QuerySet[AuditEvent], *, asked: Mapping[str, str], actor: str, now: float) -> None:
+    """Write down that somebody takes away these ``events``, which ``asked`` has found: for each
+    tenant whose records are among them, or once for the deployment where they may be everybody's.
+
+    For no other tenant: what was asked for names people of those whose records it finds.
+    """
     tenant_ids = isolation.current().tenant_ids
     told = {name: value[:200] for name, value in sorted(asked.items())}
     tenants: list[Tenant | None] = [None]
     if tenant_ids is not None:
-        tenants = list(Tenant.objects.filter(pk__in=tenant_ids).order_by("pk"))
+        tenants = [
+            tenant
+            for tenant in Tenant.objects.filter(pk__in=tenant_ids).order_by("pk")
+            if events.filter(tenant_id=tenant.pk).exists()
+        ]
     with transaction.atomic():
         for tenant in tenants:
             audit.record(tenant=tenant, actor=actor, action="export_audit", now=now, asked=told)
