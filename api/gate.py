@@ -9,12 +9,14 @@ from django.contrib.auth import logout
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.translation import gettext as _
 
 from api.pages import is_for_people
 from tokens import accounts, clock, roles
 from tokens.accounts import Standing
 from tokens.admin import sessions
 
+_ACCOUNTS = "/admin/auth/"
 # Where somebody may be whatever is still to be done: leave, and sign in as somebody else.
 _ALWAYS = ("/admin/logout/", "/admin/login/", "/admin/jsi18n/")
 
@@ -24,7 +26,8 @@ def guarded(
 ) -> Callable[[HttpRequest], HttpResponse]:
     """Below /admin/: a session that is too old has ended; whoever has a second factor shows it;
     a password that somebody else knows is changed; and where a second factor is required, whoever
-    has none gets one. In this order, and before any page."""
+    has none gets one. In this order, and before any page. And who it is, is asked again before the
+    pages about operators' accounts."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         user = request.user
@@ -39,6 +42,15 @@ def guarded(
             return get_response(request)
         sessions.note_seen(request, now=now)
         step = _first_to_do(request, user, standing)
+        if (
+            step is None
+            and _is_about_accounts(request)
+            and not sessions.is_proved(request, now=now)
+        ):
+            if request.method != "GET":
+                messages.warning(request, _("Nothing was done yet."))
+            back = urlencode({"next": request.path})
+            return HttpResponseRedirect(f"{reverse('prove')}?{back}")
         request.must_first = step  # type: ignore[attr-defined]
         if step is None or request.path == step or request.path in _ALWAYS:
             return get_response(request)
@@ -46,6 +58,13 @@ def guarded(
         return HttpResponseRedirect(f"{step}?{urlencode(back)}" if back else step)
 
     return middleware
+
+
+def _is_about_accounts(request: HttpRequest) -> bool:
+    """The pages on which operators are made, changed and given another password. Whoever found a
+    session open could else make themselves an account that outlives it."""
+    is_list = request.path.removeprefix(_ACCOUNTS) in ("", "user/", "group/")
+    return request.path.startswith(_ACCOUNTS) and not (is_list and request.method == "GET")
 
 
 def _first_to_do(request: HttpRequest, user: User, standing: Standing) -> str | None:

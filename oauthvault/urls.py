@@ -31,6 +31,7 @@ urlpatterns = [
         _of_the_dashboard(account.remove),
         name="remove_second_factor",
     ),
+    path("admin/account/prove/", _of_the_dashboard(account.prove), name="prove"),
     path(
         "admin/account/sign_out_everywhere/",
         _of_the_dashboard(account.sign_out_everywhere),

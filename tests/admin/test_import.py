@@ -378,7 +378,7 @@ def test_an_empty_vault_says_where_to_begin(acme: Tenant, staff: Staff) -> None:
     for rights, shown in ((RIGHTS, True), (RIGHTS[:1], False)):
         home = staff(*rights).get("/admin/").content.decode()
         assert (f'href="{PAGE}"' in home) is shown
-        assert "Begin with a login" in home
+        assert "oauthvault import_credentials" in home
 
 
 # --- Who may, and for whom ---------------------------------------------------------------------

@@ -737,3 +737,53 @@ def test_fields_say_what_they_are_for_and_where_their_errors_stand(
         assert described is not None
         for each in described[1].split():
             assert f'id="{each}"' in shown
+
+
+# --- Who it is, is asked again before the accounts of operators ------------------------------
+
+
+ACCOUNTS, PROVE = "/admin/auth/user/", f"{ACCOUNT}prove/"
+NEW = {"username": "mallory", "usable_password": "true", "password1": ANOTHER, "password2": ANOTHER}
+
+
+def test_ten_minutes_after_the_sign_in_no_account_is_made_by_whoever_found_the_session_open(
+    olivia: User, settings: Settings
+) -> None:
+    client = signed_in()
+    assert client.get(f"{ACCOUNTS}add/").status_code == 200
+    let_pass(settings, 601)
+    for page in (f"{ACCOUNTS}add/", f"{ACCOUNTS}{olivia.pk}/change/", "/admin/auth/group/add/"):
+        assert sent_to(client.get(page)) == PROVE
+        assert sent_to(client.post(page, NEW)) == PROVE
+    assert sent_to(client.post(ACCOUNTS, {"action": "delete_selected"})) == PROVE
+    assert not User.objects.filter(username="mallory").exists()
+    assert client.get(ACCOUNTS).status_code == 200
+    assert is_in(client)
+
+
+def test_whoever_proves_that_it_is_they_goes_on_where_they_were_for_ten_minutes(
+    olivia: User, settings: Settings
+) -> None:
+    client = signed_in()
+    let_pass(settings, 601)
+    asked = client.get(f"{ACCOUNTS}add/")["Location"]
+    assert client.post(asked, {"proof-password": "a guess"}).status_code == 200
+    assert sent_to(client.get(f"{ACCOUNTS}add/")) == PROVE
+    let_pass(settings, 2)
+    answer = client.post(asked, {"proof-password": PASSWORD})
+    assert answer["Location"] == f"{ACCOUNTS}add/"
+    assert client.post(f"{ACCOUNTS}add/", NEW).status_code == 302
+    assert User.objects.filter(username="mallory").exists()
+    let_pass(settings, 601)
+    assert sent_to(client.get(f"{ACCOUNTS}add/")) == PROVE
+
+
+def test_who_has_a_second_factor_proves_it_by_a_code(
+    olivia: User, phone: Authenticator, settings: Settings
+) -> None:
+    client = through_both_steps(phone, settings)
+    let_pass(settings, 601)
+    asked = client.get(f"{ACCOUNTS}add/")["Location"]
+    assert client.post(asked, {"proof-password": PASSWORD}).status_code == 200
+    assert client.post(asked, {"proof-code": phone.code()}).status_code == 302
+    assert client.get(f"{ACCOUNTS}add/").status_code == 200

@@ -237,7 +237,7 @@ def test_all_of_them_are_not_made_anew_beside_what_was_written_under_them(acme: 
     with triggers.switched_off(connection):
         AuditEvent.objects.all().delete()
     keyring.ensure_vault_keys(keyring.load_keyring())
-    assert VaultKey.objects.count() == 3
+    assert VaultKey.objects.count() == 4
 
 
 def test_a_trail_whose_heads_are_outside_does_not_begin_a_second_time(acme: Tenant) -> None:

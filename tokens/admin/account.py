@@ -113,6 +113,15 @@ def recovery_codes(request: HttpRequest) -> HttpResponse:
     return _page(request, "new_codes", _("New recovery codes"), form=proof)
 
 
+def prove(request: HttpRequest) -> HttpResponse:
+    """Who is at the keyboard, before the pages on which accounts are made and changed."""
+    proof = asking.proof(request, sent=request.method == "POST")
+    if proof.is_valid():
+        sessions.note_proof(request, now=clock.now())
+        return HttpResponseRedirect(onward(request, reverse("account")))
+    return _page(request, "prove", _("Is it you?"), form=proof)
+
+
 def remove(request: HttpRequest) -> HttpResponse:
     me = _me(request)
     if not second_factor.is_enrolled(me):

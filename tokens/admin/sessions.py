@@ -16,6 +16,10 @@ from tokens.accounts import Standing
 
 # In the session: Unix seconds, and the number that `accounts.end_sessions` counts.
 _BEGAN, _SEEN, _NUMBER = "began_at", "seen_at", "sessions"
+# And when the operator last proved, within the session, that it is they.
+_PROVED = "proved_at"
+# Seconds for which that, or the sign-in itself, is believed.
+_BELIEVED_FOR = 600
 # Seconds between two writings of when it was seen last. A page is no reason to write.
 _WRITTEN_EVERY = 60
 
@@ -28,6 +32,7 @@ def begin(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
     # Django keeps the session of whoever signs in again as themselves. It begins anew, and so does
     # the second step.
     request.session.pop(DEVICE_ID_SESSION_KEY, None)
+    request.session.pop(_PROVED, None)
     request.session.cycle_key()
 
 
@@ -55,6 +60,17 @@ def note_seen(request: HttpRequest, *, now: float) -> None:
         return
     if now - request.session[_SEEN] >= _WRITTEN_EVERY:
         request.session[_SEEN] = now
+
+
+def note_proof(request: HttpRequest, *, now: float) -> None:
+    request.session[_PROVED] = now
+
+
+def is_proved(request: HttpRequest, *, now: float) -> bool:
+    """Whether it was the operator within the last ten minutes, and not whoever found the session
+    open. What was proved in the future was proved by a clock that has been set back since."""
+    proved: float = request.session.get(_PROVED, request.session[_BEGAN])
+    return proved <= now < proved + _BELIEVED_FOR
 
 
 def idle_limit() -> int:
