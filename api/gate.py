@@ -49,8 +49,7 @@ def guarded(
         ):
             if request.method != "GET":
                 messages.warning(request, _("Nothing was done yet."))
-            back = urlencode({"next": request.path})
-            return HttpResponseRedirect(f"{reverse('prove')}?{back}")
+            return HttpResponseRedirect(f"{reverse('prove')}?{urlencode({'next': request.path})}")
         request.must_first = step  # type: ignore[attr-defined]
         if step is None or request.path == step or request.path in _ALWAYS:
             return get_response(request)
