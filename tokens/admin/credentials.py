@@ -525,6 +525,9 @@ class CredentialAdmin(ActingModelAdmin):
         said = told.problem or told.warning
         if said is None:
             return moment(None, now=0)
+        before_command = said.split("`")[0].rstrip()
+        if before_command.endswith(":"):
+            return format_html('<span class="ov-sentence">{}.</span>', before_command[:-1])
         without = _ENDS_WITH_A_COMMAND.sub(".", said)
         return format_html('<span class="ov-sentence">{}</span>', facts.with_commands(without))
 
