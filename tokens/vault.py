@@ -287,19 +287,43 @@ def _replace_rejected(
         raise NoToken("No OAuth token found")
     if credential.generation > generation:
         return _issue(tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now)
+    if generation == credential.generation:
+        _end_what_is_left(credential, actor=actor, now=now)
     _refuse_unrefreshable(credential, now=now)
     if generation > credential.generation:
         # Not an old hook's, and not news of the present token either: nothing is refreshed for it.
         raise UnknownGeneration
     if not flight.is_under_way(tenant_id=tenant.pk, credential_id=credential.pk, since=now):
         refuse_second_forced_refresh(credential, now=now)
-        statistics.count_rejection(tenant=tenant)
-        audit.record(
-            tenant=tenant, actor=actor, action="rejected", subject=user_id, now=now,
-            generation=generation,
-        )  # fmt: skip
+        _note_rejection(credential, actor=actor, now=now)
     credential = _await_refresh(credential, cause=Cause.REJECTED, actor=actor, wait=wait, now=now)
     return _hand_out(credential, actor=actor, now=clock.now())
+
+
+def _end_what_is_left(credential: OAuthCredential, *, actor: str, now: float) -> None:
+    """Of a login that is lost the access token is served until upstream refuses it, and that is
+    now: else everybody who asks would be given it, and told 401, until its end."""
+    with transaction.atomic():
+        ended = (
+            OAuthCredential.objects.for_tenant(credential.tenant)
+            .filter(
+                pk=credential.pk,
+                generation=credential.generation,
+                standing=Standing.REAUTHORIZATION_REQUIRED,
+                expires_at__gt=int(now),
+            )
+            .update(expires_at=int(now))
+        )
+        if ended:
+            _note_rejection(credential, actor=actor, now=now)
+
+
+def _note_rejection(credential: OAuthCredential, *, actor: str, now: float) -> None:
+    statistics.count_rejection(tenant=credential.tenant)
+    audit.record(
+        tenant=credential.tenant, actor=actor, action="rejected", subject=credential.user_id,
+        now=now, generation=credential.generation,
+    )  # fmt: skip
 
 
 @contextmanager

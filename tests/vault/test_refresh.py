@@ -825,6 +825,61 @@ def test_fifty_reports_of_one_generation_cause_one_refresh(
     assert (upstream.counts.refreshed, upstream.counts.reuse) == (1, 0)
 
 
+def test_a_login_that_upstream_refuses_whole_is_over_at_once(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, reread: Reread
+) -> None:
+    """Its person has signed out over there: the access token is answered with 401 and the refresh
+    token with `invalid_grant`. Nothing is left of it, whatever its end was said to be."""
+    upstream.kill_login("alice")
+    with pytest.raises(ReauthorizationRequired):
+        vault.report_rejected(
+            tenant=acme, user_id="alice", generation=1, actor="test", now=clock.now()
+        )
+    assert not reread(alice).is_usable(now=clock.now())
+    with pytest.raises(ReauthorizationRequired):
+        vault.issue_access_token(tenant=acme, user_id="alice", actor="test", now=clock.now())
+
+
+def test_a_token_of_a_login_that_was_lost_is_served_until_upstream_refuses_it(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, reread: Reread
+) -> None:
+    upstream.fault("invalid_grant")
+    assert refresh_one(alice, cause=Cause.SWEEP) == Outcome.INVALID_GRANT
+    now = clock.now()
+    handed = vault.issue_access_token(tenant=acme, user_id="alice", actor="test", now=now)
+    assert reread(alice).expires_at == alice.expires_at
+    for _ in range(2):
+        with pytest.raises(ReauthorizationRequired):
+            vault.report_rejected(
+                tenant=acme,
+                user_id="alice",
+                generation=handed.generation,
+                actor="test",
+                now=clock.now(),
+            )
+    assert not reread(alice).is_usable(now=clock.now())
+    with pytest.raises(ReauthorizationRequired):
+        vault.issue_access_token(tenant=acme, user_id="alice", actor="test", now=clock.now())
+    assert AuditEvent.objects.filter(action="rejected").count() == 1
+    assert upstream.counts.token_calls == 1
+
+
+def test_a_report_of_another_generation_ends_no_token(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator, reread: Reread
+) -> None:
+    assert refresh_one(alice) == Outcome.REFRESHED
+    upstream.fault("invalid_grant")
+    assert refresh_one(alice, cause=Cause.SWEEP) == Outcome.INVALID_GRANT
+    assert vault.report_rejected(
+        tenant=acme, user_id="alice", generation=1, actor="test", now=clock.now()
+    )
+    with pytest.raises(ReauthorizationRequired):
+        vault.report_rejected(
+            tenant=acme, user_id="alice", generation=3, actor="test", now=clock.now()
+        )
+    assert reread(alice).is_usable(now=clock.now())
+
+
 def test_a_credential_without_a_refresh_token_is_served_to_its_end(
     acme: Tenant, upstream: Simulator, store: Store
 ) -> None:

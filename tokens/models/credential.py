@@ -306,7 +306,8 @@ class OAuthCredential(OfTenant):
         """Whether the access token may be handed out at this moment.
 
         A login that has ended upstream keeps its access token to its end, like one whose
-        refresh had no answer: the server is the authority on it, and says 401.
+        refresh had no answer: the server is the authority on it, and says 401. Once it has, that
+        was the end (`tokens.vault.report_rejected`).
         """
         return (
             self.standing in (Standing.ACTIVE, Standing.REAUTHORIZATION_REQUIRED)

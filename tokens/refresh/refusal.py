@@ -8,7 +8,7 @@ from django.db import transaction
 
 from tokens import audit, clock, statistics
 from tokens.diagnosis import describe_obstacle
-from tokens.models import OAuthCredential, Outcome, Problem, RefreshAttempt, Standing
+from tokens.models import Cause, OAuthCredential, Outcome, Problem, RefreshAttempt, Standing
 from tokens.oauth_client import Refusal, Refused
 from tokens.refresh import gate
 from tokens.refresh.attempt import clear_lease, end_attempt, is_of_nobody, locked, settled
@@ -97,6 +97,10 @@ def _note_refusal(
     if final is not None:
         for field, value in login_lost(final, now).items():
             setattr(current, field, value)
+        if claim.cause == Cause.REJECTED:
+            # Upstream has refused the access token, and that is why it was asked: nothing of this
+            # login is left.
+            current.expires_at = min(current.expires_at, int(now))
         clear_lease(current, claim)
         current.save()
         return True
