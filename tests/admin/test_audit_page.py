@@ -15,6 +15,7 @@ from tests.admin.conftest import Cast
 from tests.source import tree_of
 from tests.vault.test_audit_chain import poisoned
 from tokens import audit, isolation
+from tokens.admin.base import in_words
 from tokens.admin.operators import GroupAdmin, UserAdmin
 from tokens.admin.trail_filters import ActionFilter
 from tokens.models import AuditChain, AuditEvent, OAuthCredential, Tenant
@@ -264,3 +265,8 @@ def test_every_act_that_is_recorded_can_be_asked_for() -> None:
     recorded |= {act for admin in (UserAdmin, GroupAdmin) for act in admin.acts}
     listed = [action for action, _ in ActionFilter.lookups(ActionFilter, None, None)]  # type: ignore[arg-type]
     assert sorted(recorded) == sorted(listed)
+
+
+def test_a_time_in_a_record_is_shown_as_one() -> None:
+    said = in_words({"expires_at": 1_798_212_696, "replaced": False, "lives_at": 10**30})
+    assert said == f"expires at: 2026-12-25 15:31:36 UTC; replaced: no; lives at: {10**30}"

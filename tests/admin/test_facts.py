@@ -131,6 +131,32 @@ def test_home_says_who_cannot_work_why_and_what_to_do(cast: Cast, root: Client) 
     assert f"/admin/tokens/oauthcredential/{cast['bob'].pk}/change/" in page
 
 
+def test_home_says_that_the_revoked_are_not_counted(cast: Cast, root: Client) -> None:
+    """Else a person who is refused with each request is nowhere on a page of good news."""
+    home = root.get("/admin/").content.decode()
+    assert "1 who was revoked</a>" in home
+    assert "?status=revoked" in home
+
+
+def test_whose_refresh_is_by_hand_is_not_said_to_need_nothing(
+    plant: Plant, acme: Tenant, root: Client
+) -> None:
+    alice = plant(acme, "alice", auto_refresh=False, refresh_due_at=None)
+    page = root.get(f"/admin/tokens/oauthcredential/{alice.pk}/change/").content.decode()
+    assert "There is nothing to do" not in page
+    assert "refresh it by hand before then" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "leads"), [("bob", True), ("dora", True), ("alice", False), ("user-17", False)]
+)
+def test_where_a_new_login_helps_the_page_leads_to_the_import(
+    cast: Cast, root: Client, name: str, leads: bool
+) -> None:
+    page = root.get(f"/admin/tokens/oauthcredential/{cast[name].pk}/change/").content.decode()
+    assert ("Import a new login" in page) is leads
+
+
 def test_home_says_that_everybody_can_work(plant: Plant, acme: Tenant, root: Client) -> None:
     plant(acme, "alice")
     assert "Everybody can work." in root.get("/admin/").content.decode()

@@ -500,7 +500,7 @@ def test_of_a_row_with_any_number_of_wrong_fields_not_all_is_said(
 def test_a_list_is_no_single_login(acme: Tenant, staff: Staff, login: Login) -> None:
     rows = lines({"user_id": "a"} | login(), {"user_id": "b"} | login())
     answer = look(staff(*RIGHTS), acme, rows, "alice")
-    assert "Leave the user empty for a list" in answer.content.decode()
+    assert "For a list, leave the user empty" in answer.content.decode()
 
 
 def test_what_is_too_large_is_refused_with_the_limit(

@@ -17,7 +17,7 @@ from unfold.admin import ModelAdmin
 
 from tokens import clock
 from tokens.admin.lists import InfinitePaginator, RefusesSecrets
-from tokens.admin.times import moment
+from tokens.admin.times import exact, moment
 from tokens.models import AuditEvent
 from tokens.trail.chains import read
 
@@ -150,17 +150,20 @@ def in_words(detail: object) -> str:
     if not isinstance(detail, Mapping):
         return "" if detail is None else str(detail)
     return "; ".join(
-        f"{name.replace('_', ' ')}: {_value(value)}"
+        f"{name.replace('_', ' ')}: {_value(name, value)}"
         for name, value in detail.items()
         if value is not None and value not in ("", [])
     )
 
 
-def _value(value: object) -> str:
+def _value(name: str, value: object) -> str:
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     if isinstance(value, Iterable) and not isinstance(value, str):
         return ", ".join(str(each) for each in value)
+    # Unix seconds; a forged record may say what no time is.
+    if name.endswith("_at") and isinstance(value, int) and 0 < value < 10**11:
+        return exact(value)
     return str(value)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import F, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -403,6 +404,8 @@ class CredentialAdmin(ActingModelAdmin):
             "older": None if timeline.older is None else repr(timeline.older),
             "is_newest": before is None,
             "minutes": busy_minutes(credential, now=now),
+            "by_hand": credential.can_refresh() and not credential.refreshes_ahead,
+            "import_link": self._import_link(request, credential),
         }
         self.leave_out_impossible(context, credential, now=now)
         self.set_further_apart(context)
@@ -410,6 +413,16 @@ class CredentialAdmin(ActingModelAdmin):
             said = getattr(facts.of(credential), name)
             context[name] = facts.with_commands(said) if said else None
         return super().render_change_form(request, context, *args, **kwargs)
+
+    def _import_link(self, request: HttpRequest, credential: OAuthCredential) -> str:
+        """Where a new login is what helps, and this operator may store one."""
+        if not self.has_import_permission(request) or credential.standing == Standing.REVOKED:
+            return ""
+        told = facts.of(credential)
+        helps = credential.standing == Standing.REAUTHORIZATION_REQUIRED or (
+            not told.usable and not credential.has_refresh_token
+        )
+        return reverse("admin:tokens_oauthcredential_import_page") if helps else ""
 
     def history_of(self, obj: OAuthCredential) -> QuerySet[AuditEvent]:
         return AuditEvent.objects.filter(tenant=obj.tenant, subject=obj.user_id)

@@ -16,7 +16,7 @@ from tokens.admin.charts import Part
 from tokens.admin.problems import Problem
 from tokens.admin.times import distance, exact, moment
 from tokens.condition import Condition, TrailCondition
-from tokens.models import OAuthCredential, Standing
+from tokens.models import OAuthCredential, Standing, Status
 from tokens.statistics import Overview
 
 _SHOWN, _ENDING_SHOWN = 10, 5
@@ -62,6 +62,8 @@ def _credentials(request: HttpRequest, context: dict[str, Any], now: float) -> l
         "headline": _headline(stopped, overview.total, usable),
         "stopped_count": stopped,
         "stopped_link": f"{_list()}?status=cannot_work",
+        "revoked": overview.by_status[Status.REVOKED],
+        "revoked_link": f"{_list()}?status={Status.REVOKED.value}",
         "stopped": [_stopped(each, now) for each in _first(cannot_work, now)] if stopped else [],
         "login_ends": _login_ends(overview),
         "ending": [_stopping(each, now) for each in _ending(now)],

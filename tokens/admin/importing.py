@@ -172,8 +172,10 @@ class ImportForm(forms.Form):
             self.add_error("user_id", _("This is one person's login: say whose."))
             return None
         except NotOneLogin:
-            sentence = _("This is no single login. Leave the user empty for a list.")
-            self.add_error("user_id", sentence)
+            sentence = _(
+                "This is not the JSON of one person's login. For a list, leave the user empty."
+            )
+            self.add_error("pasted" if given["pasted"] else "file", sentence)
             return None
         except VaultError as refusal:
             self.add_error(None, f"{refusal.detail[:1].upper()}{refusal.detail[1:]}.")
