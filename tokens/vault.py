@@ -29,6 +29,7 @@ from tokens.errors import (
     NoRefreshToken,
     NoToken,
     Quarantined,
+    RateLimited,
     ReauthorizationRequired,
     RefreshInProgress,
     Revoked,
@@ -287,15 +288,26 @@ def _replace_rejected(
         raise NoToken("No OAuth token found")
     if credential.generation > generation:
         return _issue(tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now)
-    if generation == credential.generation:
+    is_lost = credential.standing == Standing.REAUTHORIZATION_REQUIRED
+    if is_lost and generation == credential.generation:
         _end_what_is_left(credential, actor=actor, now=now)
     _refuse_unrefreshable(credential, now=now)
     if generation > credential.generation:
         # Not an old hook's, and not news of the present token either: nothing is refreshed for it.
         raise UnknownGeneration
     if not flight.is_under_way(tenant_id=tenant.pk, credential_id=credential.pk, since=now):
-        refuse_second_forced_refresh(credential, now=now)
-        _note_rejection(credential, actor=actor, now=now)
+        try:
+            refuse_second_forced_refresh(credential, now=now)
+        except RateLimited:
+            # The first one may have begun since the row was read, and may even have landed.
+            begun = flight.is_under_way(tenant_id=tenant.pk, credential_id=credential.pk, since=now)
+            after = _find(tenant, user_id)
+            if after is not None and after.generation > generation:
+                return _issue(tenant=tenant, user_id=user_id, actor=actor, wait=wait, now=now)
+            if not begun:
+                raise
+        else:
+            _note_rejection(credential, actor=actor, now=now)
     credential = _await_refresh(credential, cause=Cause.REJECTED, actor=actor, wait=wait, now=now)
     return _hand_out(credential, actor=actor, now=clock.now())
 

@@ -27,6 +27,7 @@ _OF_EVERY_OPERATOR = {
     "/admin/jsi18n/", "/admin/search/", "/admin/login/second_step/", "/admin/account/",
     "/admin/account/second_factor/", "/admin/account/recovery_codes/",
     "/admin/account/remove_second_factor/", "/admin/account/sign_out_everywhere/",
+    "/admin/account/prove/",
 }  # fmt: skip
 NAMES = ("alice", "acme", "globex")
 # Every list, with the acts in its menu.

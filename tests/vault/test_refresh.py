@@ -825,6 +825,32 @@ def test_fifty_reports_of_one_generation_cause_one_refresh(
     assert (upstream.counts.refreshed, upstream.counts.reuse) == (1, 0)
 
 
+def test_a_report_during_which_the_refresh_lands_gets_its_token(
+    alice: OAuthCredential, acme: Tenant, upstream: Simulator
+) -> None:
+    """Between the look at the row and the look at what is under way."""
+    upstream.kill_access_token(upstream.current_login("alice").access_token)
+
+    def report() -> str:
+        return vault.report_rejected(
+            tenant=acme, user_id="alice", generation=1, actor="test", now=clock.now()
+        ).access_token.reveal()
+
+    landed: list[object] = []
+
+    def execute(ask: Callable[..., object], sql: str, *more: object) -> object:
+        result = ask(sql, *more)
+        if not landed and '"claude_oauth_tokens"' in sql:
+            landed.append(None)
+            landed[:] = in_threads(1, report)
+        return result
+
+    with connection.execute_wrapper(execute):
+        handed = report()
+    assert landed == [handed] == [upstream.current_login("alice").access_token]
+    assert (upstream.counts.refreshed, upstream.counts.reuse) == (1, 0)
+
+
 def test_a_login_that_upstream_refuses_whole_is_over_at_once(
     alice: OAuthCredential, acme: Tenant, upstream: Simulator, reread: Reread
 ) -> None:
