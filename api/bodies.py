@@ -107,7 +107,8 @@ def _bound_upload(request: HttpRequest) -> None:
     finally:
         _upload.release()
     try:
-        # Here, and not where the CSRF token is looked for: its refusal would have no sentence.
+        # Here, and not where the CSRF token is looked for: its refusal would have no sentence. To
+        # look is what has it read (B018 takes that for a line without effect).
         request.POST  # noqa: B018
     except RequestDataTooBig:
         raise BodyTooLarge(

@@ -50,6 +50,7 @@ def guarded(
             if request.method != "GET":
                 messages.warning(request, _("Nothing was done yet."))
             return HttpResponseRedirect(f"{reverse('prove')}?{urlencode({'next': request.path})}")
+        # For `sessions.is_let_in`; Django's requests have no type for what middleware adds.
         request.must_first = step  # type: ignore[attr-defined]
         if step is None or request.path == step or request.path in _ALWAYS:
             return get_response(request)
@@ -67,6 +68,7 @@ def _is_about_accounts(request: HttpRequest) -> bool:
 
 
 def _first_to_do(request: HttpRequest, user: User, standing: Standing) -> str | None:
+    # OTPMiddleware gives every user `is_verified`, and no type for it.
     if standing.has_second_factor and not request.user.is_verified():  # type: ignore[union-attr]
         return reverse("second_step")
     if standing.must_change_password:

@@ -56,6 +56,7 @@ def second_step(request: HttpRequest) -> HttpResponse:
     one is, and by the operator, whom only somebody with their password can slow here."""
     me = cast(User, request.user)
     onward = _onward(request)
+    # `is_verified` is OTPMiddleware's, which has no type for it.
     if request.user.is_verified() or not second_factor.is_enrolled(me):  # type: ignore[union-attr]
         return HttpResponseRedirect(onward)
     form, status = CodeForm(me, data=request.POST if request.method == "POST" else None), 200

@@ -35,6 +35,7 @@ def fill(owner_url: str, *, now: float) -> dict[str, int]:
             cursor.executemany("INSERT INTO place VALUES (%s, %s)", list(enumerate(of_each)))
         for statement in _STATEMENTS:
             # The planner's figures are those of a database that has been at work for a while.
+            # Statements and values are this module's own; psycopg wants literals only.
             owner.execute(statement % {"now": int(now), "of": ids[ONE_TENANT], **_MEASURES})  # type: ignore[call-overload]
         owner.execute("VACUUM ANALYZE")
         (filled,) = owner.execute("SELECT count(*) FROM claude_oauth_tokens").fetchone() or (0,)

@@ -21,13 +21,15 @@ from playwright.sync_api import (
     Page,
     Request,
     Response,
+    ViewportSize,
     expect,
     sync_playwright,
 )
 
 from tests.servers import find_chromium
 
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1440, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 PASSWORD = "correct horse"
 # Where pictures are kept: in CI, and where TEST_SCREENSHOTS says so (any value).
 PICTURES = Path(__file__).resolve().parents[2] / "artefacts" / "screenshots"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
@@ -18,8 +18,8 @@ from tests.admin.browser import PHONE, enter, settle
 from tokens import clock
 
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
-_DESK = {"width": 1280, "height": 720}
-_WIDE_DESK = {"width": 1440, "height": 720}
+_DESK: ViewportSize = {"width": 1280, "height": 720}
+_WIDE_DESK: ViewportSize = {"width": 1440, "height": 720}
 # Bytes, and how many pictures.
 _LARGEST, _MOST = 150 * 1024, 10
 
@@ -42,7 +42,7 @@ def test_take_the_pictures(
 
 def at_the_desk(browser: Browser, address: str, operator: User, scene: night.Night) -> None:
     context = browser.new_context(
-        viewport=_DESK,  # type: ignore[arg-type]
+        viewport=_DESK,
         timezone_id="Europe/Berlin",
         color_scheme="light",
         reduced_motion="reduce",
@@ -62,14 +62,14 @@ def at_the_desk(browser: Browser, address: str, operator: User, scene: night.Nig
     page.get_by_role("link", name=re.compile("Revoke$")).click()
     expect(page.get_by_role("heading", name="Cut this person off?")).to_be_visible()
     take(page, "revoke")
-    page.set_viewport_size(_WIDE_DESK)  # type: ignore[arg-type]
+    page.set_viewport_size(_WIDE_DESK)
     page.goto(f"{address}/admin/tokens/oauthcredential/")
     take(page, "credentials")
     page.goto(f"{address}/admin/tokens/oauthcredential/?status=cannot_work")
     take(page, "cannot-work")
     page.goto(f"{address}/admin/tokens/auditevent/")
     take(page, "audit-trail")
-    page.set_viewport_size(_DESK)  # type: ignore[arg-type]
+    page.set_viewport_size(_DESK)
     make_a_key(page, address, scene)
     take(page, "new-key")
     context.close()
@@ -77,7 +77,7 @@ def at_the_desk(browser: Browser, address: str, operator: User, scene: night.Nig
 
 def on_the_phone(browser: Browser, address: str, operator: User) -> None:
     context = browser.new_context(
-        viewport=PHONE,  # type: ignore[arg-type]
+        viewport=PHONE,
         timezone_id="Europe/Berlin",
         color_scheme="dark",
     )
@@ -121,7 +121,7 @@ def take(page: Page, name: str, *, only: str = "") -> None:
 
 def _shot(page: Page, clip: dict[str, float], only: str) -> bytes:
     return page.screenshot(
-        clip=clip,  # type: ignore[arg-type]
+        clip=clip,  # type: ignore[arg-type]  # of floats, which a locator measures
         full_page=bool(only),
         animations="disabled",
         caret="hide",
