@@ -25,6 +25,9 @@ HERE = Path(__file__).resolve().parent
 # An empty environment but for what a program needs to be found and to speak.
 _PLAIN = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
 
+# What it says is there at once, and where it was when it crashed as well.
+_SPEAKING = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+
 
 def require_litellm() -> None:
     """Fails under CI and skips elsewhere, naming the remedy, where LiteLLM is not installed."""
@@ -42,7 +45,7 @@ class Process:
 
     def __init__(self, command: list[str], port: int, log: Path, **environment: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self.environment = _PLAIN | {"PYTHONUNBUFFERED": "1"} | environment
+        self.environment = _PLAIN | _SPEAKING | environment
         self._command = command
         self._log = log
         log.touch()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
-from oauthvault_litellm import versions
+from oauthvault_litellm import collector, versions
 from oauthvault_litellm.__main__ import main
 from oauthvault_litellm.doctor import Finding, environment, examine, proxy
 from oauthvault_litellm.doctor.config import ConfigError, read_config
@@ -250,6 +251,14 @@ def test_a_log_with_tokens_in_it_is_wrong() -> None:
 def test_litellm_is_looked_for_where_the_doctor_runs() -> None:
     """The vault's own environment has none."""
     assert says(list(environment.findings({})), "litellm", "wrong", "the Python that runs the")
+
+
+@pytest.mark.parametrize(("at_risk", "state"), [(True, "warning"), (False, "ok")])
+def test_a_python_whose_collector_can_crash_it_is_named(
+    at_risk: bool, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "IS_AT_RISK", at_risk)
+    assert says(list(environment.findings({})), "python", state, platform.python_version())
 
 
 @pytest.mark.parametrize(
@@ -564,9 +573,8 @@ def doctor(file: Path, vault: Vault, key: str) -> tuple[int, dict[str, Any]]:
 def test_the_real_vault_and_a_good_config_leave_nothing_to_do(config: Path, vault: Vault) -> None:
     status, found = doctor(config, vault, vault.service_key)
     assert status == 0
-    assert {one["state"] for what, one in found.items() if what not in ("litellm", "vault")} == {
-        "ok"
-    }
+    of_here = ("litellm", "python", "vault")
+    assert {one["state"] for what, one in found.items() if what not in of_here} == {"ok"}
     assert {"vault", "release", "clock", "key", "tenant", "credentials"} <= set(found)
     assert found["vault"]["detail"].startswith(f"at {vault.url}, ")
     assert "good until" in found["credentials"]["detail"]

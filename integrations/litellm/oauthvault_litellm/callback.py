@@ -12,6 +12,7 @@ from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 
 from oauthvault_litellm import (
     call,
+    collector,
     outgoing,
     passing_through,
     routes,
@@ -45,6 +46,7 @@ def load_hook() -> "OAuthVaultHook":
         settings = hook.settings()
         check_config(config, settings)
         if settings.enabled:
+            collector.guard()
             certificate_authorities()  # whose absence is to end the start, not each request
             for sentence in surroundings.check(config, multi_user=settings.multi_user):
                 logger.warning("%s", sentence)

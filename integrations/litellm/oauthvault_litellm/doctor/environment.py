@@ -1,14 +1,16 @@
 """The proxy's environment: what is installed there, and the variables that change what happens."""
 
+import platform
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
-from oauthvault_litellm import __version__, versions
+from oauthvault_litellm import __version__, collector, versions
 from oauthvault_litellm.doctor.finding import Finding, ok, warning, wrong
 
 
 def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield _litellm(versions.installed())
+    yield _python()
     yield _prisma()
     yield _redaction(environ)
 
@@ -24,6 +26,18 @@ def _litellm(version: str | None) -> Finding:
     if versions.is_too_old(version):
         return wrong("litellm", f"{doubt}: upgrade it")
     return warning("litellm", f"{doubt}: try it out before you rely on it")
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if collector.IS_AT_RISK:
+        return warning(
+            "python",
+            f"is {version}: before 3.12 a stream of LiteLLM's that is given up can crash the "
+            "interpreter (CPython issue 148891). The hook keeps the known cause away; 3.12 or "
+            "newer is free of it",
+        )
+    return ok("python", f"is {version}")
 
 
 def _prisma() -> Finding:
