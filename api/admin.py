@@ -21,7 +21,6 @@ from unfold.decorators import action
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
     UnfoldAdminIntegerFieldWidget,
-    UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
 )
@@ -41,8 +40,9 @@ from tokens import clock, notices
 from tokens.admin import facts, first_steps
 from tokens.admin.acts import Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.base import operator, told_once
+from tokens.admin.tenant_choice import offer_tenants, tenant_choice
 from tokens.admin.times import moment
-from tokens.models import AuditEvent, Tenant
+from tokens.models import AuditEvent
 from tokens.user_ids import BadUserId
 
 _HOUR, _DAY = 3600, 86_400
@@ -89,11 +89,7 @@ _WITHOUT_TOKEN_READ = gettext_lazy(
 class NewKeyForm(forms.Form):
     """What `oauthvault create_key` asks, on a page."""
 
-    tenant: "forms.ModelChoiceField[Tenant]" = forms.ModelChoiceField(
-        label=gettext_lazy("Tenant"),
-        queryset=None,  # of the operator who asks
-        widget=UnfoldAdminSelectWidget(),
-    )
+    tenant = tenant_choice()
     user_id = forms.CharField(
         label=gettext_lazy("User"),
         required=False,
@@ -143,8 +139,7 @@ class NewKeyForm(forms.Form):
 
     def __init__(self, *args: Any, grants_token_read: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        tenants = cast("forms.ModelChoiceField[Tenant]", self.fields["tenant"])
-        tenants.queryset = Tenant.objects.order_by("slug")
+        offer_tenants(self)
         self._offered = [
             scope.value for scope in Scope if grants_token_read or scope != Scope.TOKEN_READ
         ]
@@ -286,7 +281,9 @@ class ApiKeyAdmin(ActingModelAdmin):
             raise PermissionDenied
         grants = request.user.has_perm(_GRANT_TOKEN_READ)
         if request.method != "POST":
-            initial = {"once": secrets.token_urlsafe(16), "tenant": request.GET.get("tenant")}
+            initial = {"once": secrets.token_urlsafe(16)}
+            if "tenant" in request.GET:
+                initial["tenant"] = request.GET["tenant"]
             form = NewKeyForm(initial=initial, grants_token_read=grants)
             return self._form_page(request, form)
         form = NewKeyForm(request.POST, grants_token_read=grants)

@@ -15,7 +15,15 @@ from tests.simulator import Simulator
 from tokens import clock, jobs
 from tokens.credential_file import parse_credentials
 from tokens.importing import import_credential
-from tokens.models import AuditEvent, DataKey, OAuthCredential, RefreshAttempt, Standing, Tenant
+from tokens.models import (
+    AuditEvent,
+    DataKey,
+    OAuthCredential,
+    Outcome,
+    RefreshAttempt,
+    Standing,
+    Tenant,
+)
 from tokens.rotation.data_keys import present_key, under_older_keys
 from tokens.tasks import refresh_credentials, rotate_data_key
 
@@ -102,6 +110,28 @@ def test_a_refresh_is_handed_to_a_worker(
         ([(alice.tenant_id, alice.pk, alice.generation)], "demand", "operator operator-0")
     ]
     assert len(said(answer)) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_page_goes_on_by_itself_until_the_refresh_that_was_asked_for_has_ended(
+    cast: Cast, root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh_credentials, "apply_async", lambda args, **options: None)
+    alice = cast["alice"]
+    page = root.post(page_of(alice, "refresh"), {"confirmed": "yes"}).headers["Location"]
+    asked = float(page.partition("?asked=")[2])
+
+    def is_live(address: str) -> bool:
+        text = root.get(address).content.decode()
+        assert (text.count('data-live="yes"'), text.count('data-live="no"')) in ((3, 0), (0, 3))
+        return 'data-live="yes"' in text
+
+    assert is_live(page)
+    for without in ("", "?asked=", "?asked=nan", f"?asked={asked - 100}", f"?asked={asked + 100}"):
+        assert not is_live(f"{page_of(alice)}{without}"), without
+    refresh_credentials([(alice.tenant_id, alice.pk, alice.generation)], "demand", "operator olga")
+    assert RefreshAttempt.objects.filter(actor="operator olga").get().outcome != Outcome.IN_FLIGHT
+    assert not is_live(page)
 
 
 def test_rotation_says_that_it_is_a_refresh(cast: Cast, root: Client) -> None:

@@ -147,6 +147,31 @@ def test_the_form_to_sign_in_stands_in_nobodys_way(
     assert complaints == []
 
 
+def test_nor_does_the_page_behind_the_way_out(
+    olivia: User, live_server: LiveServer, page: Page
+) -> None:
+    enter(page.context, live_server.url, olivia)
+    page.goto(f"{live_server.url}/admin/")
+    page.get_by_text("olivia", exact=True).click()
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+    assert list(findings(page)) == []
+    page.get_by_role("link", name="Sign in again").click()
+    expect(page.get_by_label("Password")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1024, 1280, 1366, DESKTOP["width"]])
+def test_the_list_of_credentials_has_room_for_its_columns(
+    cast: Cast, olivia: User, live_server: LiveServer, page: Page, width: int
+) -> None:
+    enter(page.context, live_server.url, olivia)
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{live_server.url}{LIST}")
+    expect(page.get_by_role("columnheader", name="Last used")).to_be_in_viewport(ratio=1)
+    last = page.locator("#result_list tbody td.field-last_use").first
+    expect(last).to_be_in_viewport(ratio=1)
+
+
 def test_what_would_stand_in_the_way_is_found(live_server: LiveServer, page: Page) -> None:
     page.goto(f"{live_server.url}/admin/login/")
     page.evaluate(

@@ -18,10 +18,12 @@ from oauthvault.celery import app
 from tests.admin.browser import PASSWORD, enter, listen, picture, sign_in
 from tests.admin.canaries import Canaries
 from tests.admin.conftest import Cast
+from tests.admin.test_permissions import page_of
 from tests.conftest import Store
 from tests.simulator import Simulator
 from tokens import import_drafts, roles
 from tokens.models import AuditEvent, OAuthCredential, RefreshAttempt, Standing, Tenant
+from tokens.tasks import refresh_credentials
 
 pytestmark = [pytest.mark.system, pytest.mark.django_db(transaction=True)]
 
@@ -138,6 +140,25 @@ def test_an_operator_has_new_tokens_fetched(
     assert clicks.count <= ACTS_WITHIN
     assert upstream.counts.token_calls == 1
     assert RefreshAttempt.objects.get().actor == "operator olivia"
+
+
+def test_the_page_shows_by_itself_how_a_refresh_that_was_asked_for_ended(
+    acme: Tenant, store: Store, upstream: Simulator, at_home: Page, live_server: LiveServer
+) -> None:
+    """Its diagnosis, its facts and its timeline, while the worker is at it."""
+    credential = store(acme, "alice", upstream.new_login("alice", expires_in=9000))
+    upstream.kill_login("alice")
+    page = at_home
+    page.goto(f"{live_server.url}{page_of(credential)}?asked={time.time():.3f}")
+    expect(page.get_by_text("Works. There is nothing to do.")).to_be_visible()
+    refresh_credentials(
+        [(credential.tenant_id, credential.pk, credential.generation)], "demand", "operator olivia"
+    )
+    expect(page.get_by_text("Works. There is nothing to do.")).to_have_count(0, timeout=20_000)
+    timeline = page.get_by_role("region", name="Timeline")
+    expect(timeline.get_by_text("asked by operator olivia")).to_be_visible()
+    for part in ("present", "known", "life"):
+        expect(page.locator(f"#{part}")).to_have_attribute("data-live", "no")
 
 
 def test_an_operator_suspends_two_from_the_list(cast: Cast, at_home: Page) -> None:

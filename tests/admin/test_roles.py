@@ -145,6 +145,18 @@ def test_who_looks_after_no_tenant_is_told_so_and_can_leave(cast: Cast, staff: S
     assert client.post("/admin/logout/").status_code in (200, 302)
 
 
+@pytest.mark.parametrize("form", ["oauthcredential/import/", "apikey/add/"])
+def test_who_looks_after_one_tenant_need_not_choose_it(
+    acme: Tenant, globex: Tenant, staff: Staff, form: str
+) -> None:
+    app = "api" if form.startswith("apikey") else "tokens"
+    chosen = f'<option value="{acme.pk}" selected>acme</option>'
+    for tenants, is_chosen in (([acme], True), ([acme, globex], False)):
+        page = staff(*EVERY_RIGHT, tenants=tenants).get(f"/admin/{app}/{form}").content.decode()
+        assert (chosen in page) == is_chosen
+        assert ("---------" in page) != is_chosen
+
+
 def test_an_assignment_counts_from_the_next_request_on_and_so_does_its_end(
     cast: Cast, staff: Staff
 ) -> None:

@@ -134,3 +134,12 @@ def test_failed_sign_ins_slow_no_key_and_failed_keys_no_sign_in(alice: User) -> 
     assert try_to_sign_in(PASSWORD, address=ELSEWHERE).status_code == 302
     answer = Client().get("/auth/claude/status", headers=headers, REMOTE_ADDR=MALLORY)
     assert answer.status_code == 401
+
+
+def test_who_signs_out_is_told_so_in_words_of_ours(alice: User) -> None:
+    client = Client()
+    client.force_login(alice)
+    page = client.post("/admin/logout/").content.decode()
+    assert "You are signed out" in page
+    assert "quality time" not in page
+    assert client.get("/admin/").status_code == 302

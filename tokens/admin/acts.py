@@ -35,6 +35,8 @@ from tokens.tasks import publish_job
 _CONFIRMED, _NAMED, _ACROSS = "confirmed", "named", "select_across"
 # Of each row that a page has shown: whose it was then.
 _SHOWN_AS = "shown_as"
+# In the address of a row's page: Unix seconds, when an act that goes on was asked for.
+ASKED_AT = "asked"
 _SAID_EACH = 10
 # What is done to more credentials than so many is a job.
 HERE = 10
@@ -59,6 +61,7 @@ class Act:
     not refused, one result each, and is given what ``form`` asked beside. ``many_need_proof``:
     whoever does it to rows of a list is asked who they are again.
 
+    ``goes_on``: its end comes behind the request, and the row's page is told when it was asked for.
     ``further``: it is seldom wanted, and its button has no room in a page's head.
     ``most``: how many are done in the request itself. More are left to a ``job``, or refused
     where there is none. ``deliver``: the answer is a file, of however many rows.
@@ -76,6 +79,7 @@ class Act:
     icon: str
     dangerous: bool = False
     many_need_proof: bool = False
+    goes_on: bool = False
     further: bool = False
     most: int = 100
     job: JobAct | None = None
@@ -189,8 +193,9 @@ class ActingModelAdmin(VaultModelAdmin):
         form = self._confirmed_form(request, act, asked)
         if form is None:
             return self._ask(request, act, asked)
+        now = clock.now()
         self._do(request, [row], act, form)
-        return HttpResponseRedirect(back)
+        return HttpResponseRedirect(f"{back}?{ASKED_AT}={now:.3f}" if act.goes_on else back)
 
     def act_on_many(
         self, request: HttpRequest, queryset: QuerySet[Any], act: Act

@@ -19,8 +19,9 @@ from unfold.views import ChangeList
 
 from tokens import clock, endings, obstacles, own_settings, vault
 from tokens.admin import facts
-from tokens.admin.acts import HERE, Act, ActingModelAdmin, Result, one_by_one, pages
+from tokens.admin.acts import ASKED_AT, HERE, Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.auto_refresh import RESUME_AUTO_REFRESH, SUSPEND_AUTO_REFRESH
+from tokens.admin.bars import LIVE
 from tokens.admin.credential_filters import (
     ExpiryFilter,
     FailingFilter,
@@ -36,12 +37,23 @@ from tokens.admin.resealing import RESEAL
 from tokens.admin.timeline import END_OF_TIME, busy_minutes, timeline_of
 from tokens.admin.times import distance, exact, moment
 from tokens.listing import named
-from tokens.models import AuditEvent, Cause, JobAct, OAuthCredential, Standing
+from tokens.models import (
+    AuditEvent,
+    Cause,
+    JobAct,
+    OAuthCredential,
+    Outcome,
+    RefreshAttempt,
+    Standing,
+    Status,
+)
 from tokens.tasks import refresh_credentials
 
 _ENDS_WITH_A_COMMAND = re.compile(r":\s*`[^`]*`\.?$")
 # How many are refreshed in this very request when no worker can be told.
 _HERE_AT_MOST = 3
+# Seconds in which a page waits for a refresh that a worker was told of.
+_EXPECTED_WITHIN = 60.0
 
 
 class CredentialList(ChangeList):
@@ -58,13 +70,28 @@ class CredentialList(ChangeList):
 _name = facts.name
 
 
-def _before(request: HttpRequest) -> float | None:
-    """Where the page of the timeline begins, if the address says a time."""
+def _time_in(request: HttpRequest, name: str) -> float | None:
+    """What the address says by that name, if it is a time."""
     try:
-        before = float(request.GET.get("before", ""))
+        at = float(request.GET.get(name, ""))
     except ValueError:
         return None
-    return before if 0 < before <= END_OF_TIME else None
+    return at if 0 < at <= END_OF_TIME else None
+
+
+def _is_under_way(credential: OAuthCredential, asked: float | None, *, now: float) -> bool:
+    """Whether a refresh is, or one was asked for a moment ago and none has ended since."""
+    if facts.of(credential).status == Status.REFRESHING:
+        return True
+    if asked is None or not now - _EXPECTED_WITHIN < asked <= now:
+        return False
+    ended = RefreshAttempt.objects.filter(
+        tenant_id=credential.tenant_id,
+        credential_id=credential.pk,
+        # By the database's clock, which may be a little behind ours.
+        started_at__gte=asked - 1,
+    ).exclude(outcome=Outcome.IN_FLIGHT)
+    return not ended.exists()
 
 
 def _request_refresh(
@@ -163,6 +190,7 @@ REFRESH = Act(
     effect=_refresh_effect,
     refusal=obstacles.to_refresh,
     perform=_request_refresh,
+    goes_on=True,
     most=HERE,
     job=JobAct.REFRESH,
 )
@@ -191,6 +219,7 @@ ROTATE = Act(
     ),
     refusal=obstacles.to_refresh,
     perform=_request_refresh,
+    goes_on=True,
     most=HERE,
     job=JobAct.ROTATE,
 )
@@ -258,6 +287,9 @@ RESUME = Act(
 @admin.register(OAuthCredential)
 class CredentialAdmin(ActingModelAdmin):
     """Nothing here is typed in: what changes a credential is an import, a refresh, an act."""
+
+    class Media:
+        js = (LIVE,)
 
     list_display = (
         "user_and_tenant", "status", "what_is_wrong", "expiry", "login_deadline", "refreshes",
@@ -392,7 +424,8 @@ class CredentialAdmin(ActingModelAdmin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         credential = context["original"]
-        now, before = facts.of(credential).now, _before(request)
+        now, before = facts.of(credential).now, _time_in(request, "before")
+        asked = _time_in(request, ASKED_AT)
         timeline = timeline_of(credential, before=before, now=now)
         context |= {
             "title": _name(credential),
@@ -403,6 +436,7 @@ class CredentialAdmin(ActingModelAdmin):
             # To the last digit, and in no language's notation.
             "older": None if timeline.older is None else repr(timeline.older),
             "is_newest": before is None,
+            "live": "yes" if _is_under_way(credential, asked, now=now) else "no",
             "minutes": busy_minutes(credential, now=now),
             "by_hand": credential.can_refresh() and not credential.refreshes_ahead,
             "import_link": self._import_link(request, credential),

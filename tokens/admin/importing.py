@@ -29,7 +29,6 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.debug import sensitive_post_parameters
 from unfold.widgets import (
     UnfoldAdminFileFieldWidget,
-    UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
 )
@@ -38,13 +37,14 @@ from oauthvault.logging import redact
 from tokens import clock, import_drafts
 from tokens.admin import facts
 from tokens.admin.base import operator
+from tokens.admin.tenant_choice import offer_tenants, tenant_choice
 from tokens.admin.times import moment
 from tokens.credential_list import NotOneLogin, UserUnsaid, rows, text_of
 from tokens.errors import VaultError
 from tokens.import_drafts import DraftBusy, NoDraft
 from tokens.import_list import ImportList, Verdict, tenants_named
 from tokens.importing import KEEP_IT_HERE, Effect
-from tokens.models import ImportDraft, Tenant
+from tokens.models import ImportDraft
 from tokens.secret import Secret
 
 MOST_ROWS = 10_000
@@ -108,11 +108,8 @@ class NameInput(UnfoldAdminTextInputWidget):
 class ImportForm(forms.Form):
     """What `oauthvault import_credentials` asks, on a page."""
 
-    tenant: "forms.ModelChoiceField[Tenant]" = forms.ModelChoiceField(
-        label=gettext_lazy("Tenant"),
-        queryset=None,  # of the operator who asks
-        help_text=gettext_lazy("A row of a list may name another one, in a field “tenant”."),
-        widget=UnfoldAdminSelectWidget(),
+    tenant = tenant_choice(
+        help_text=gettext_lazy("A row of a list may name another one, in a field “tenant”.")
     )
     user_id = forms.CharField(
         label=gettext_lazy("User"),
@@ -141,8 +138,7 @@ class ImportForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        tenants = cast("forms.ModelChoiceField[Tenant]", self.fields["tenant"])
-        tenants.queryset = Tenant.objects.order_by("slug")
+        offer_tenants(self)
 
     def clean(self) -> dict[str, Any]:
         given = self.cleaned_data
