@@ -380,7 +380,7 @@ def _corrections(credential: OAuthCredential, offered: ImportedCredential) -> di
         said["scopes"] = offered.scopes
     if offered.subscription_type:
         said |= {"subscription_type": offered.subscription_type, "is_max": offered.is_max}
-    if offered.account_email:
+    if offered.account_email and not credential.account_is_confirmed:
         said["account_email"] = offered.account_email
     if offered.login_expires_at is not None and credential.has_refresh_token:
         said |= {
@@ -416,7 +416,7 @@ def _fill(
     credential.is_max = offered.is_max
     credential.subscription_type = offered.subscription_type
     # Not that of the login before, which may be of another account.
-    credential.account_email = offered.account_email
+    credential.account_email, credential.account_is_confirmed = offered.account_email, False
     credential.standing = Standing.ACTIVE
     credential.generation += 0 if created else 1
     credential.lease_id = credential.lease_until = credential.taken_until = None

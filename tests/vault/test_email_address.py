@@ -155,6 +155,40 @@ def test_a_file_may_name_the_account_and_a_new_login_forgets_that_of_the_old(acm
     assert OAuthCredential.objects.get().account_email == ""
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_only_a_file_says_is_shown_as_that_until_the_server_has_named_the_account(
+    acme: Tenant, store: Store, upstream: Simulator, reread: Reread, client: Client
+) -> None:
+    login = upstream.new_login("alice")
+
+    def from_a_file(address: str) -> OAuthCredential:
+        put(acme, {"accessToken": login.access_token, "refreshToken": login.refresh_token,
+                   "expiresAt": login.expires_at, "accountEmail": address})  # fmt: skip
+        return OAuthCredential.objects.get()
+
+    client.force_login(User.objects.create_superuser("olivia"))
+    alice = from_a_file("ceo@example.com")
+    pages = (f"/admin/tokens/oauthcredential/{alice.pk}/change/", "/admin/tokens/oauthcredential/")
+    for page in pages:
+        assert "as imported" in client.get(page).content.decode()
+    assert refreshed(alice) == Outcome.REFRESHED
+    for page in pages:
+        shown = client.get(page).content.decode()
+        assert "as imported" not in shown
+        assert "alice@example.com" in shown
+
+
+def test_a_file_does_not_rename_an_account_that_the_server_has_named(acme: Tenant) -> None:
+    put(acme, offer(accountEmail="alice@example.com"))
+    OAuthCredential.objects.update(account_is_confirmed=True)
+    again = put(acme, offer(accountEmail="ceo@example.com"))
+    assert (again.account_email, again.account_is_confirmed) == ("alice@example.com", True)
+    new = offer(accessToken="sk-ant-oat01-two", refreshToken="sk-ant-ort01-two",
+                accountEmail="ceo@example.com")  # fmt: skip
+    assert put(acme, new).account_is_confirmed is False
+    assert OAuthCredential.objects.get().account_email == "ceo@example.com"
+
+
 def test_an_account_that_is_no_address_is_refused_by_name_and_not_repeated() -> None:
     for wrong in ("not-an-address", 7, ["a@example.com"]):
         with pytest.raises(InvalidCredentials) as refusal:

@@ -70,6 +70,13 @@ class CredentialList(ChangeList):
 _name = facts.name
 
 
+def _account(credential: OAuthCredential) -> str:
+    """Its address, and that nobody but a file has named it, where that is so."""
+    if credential.account_is_confirmed:
+        return credential.account_email
+    return _("%(address)s, as imported") % {"address": credential.account_email}
+
+
 def _time_in(request: HttpRequest, name: str) -> float | None:
     """What the address says by that name, if it is a time."""
     try:
@@ -510,12 +517,12 @@ class CredentialAdmin(ActingModelAdmin):
         return format_html(
             '{} <span class="ov-subtle">{}</span><br><span class="ov-subtle">{}</span>',
             *named,
-            address,
+            _account(credential),
         )
 
     @admin.display(description=gettext_lazy("account"))
     def account(self, credential: OAuthCredential) -> str:
-        return credential.account_email or _("not named yet")
+        return _account(credential) if credential.account_email else _("not named yet")
 
     @admin.display(description=gettext_lazy("status"))
     def status(self, credential: OAuthCredential) -> SafeString:

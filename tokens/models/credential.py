@@ -96,6 +96,8 @@ class OAuthCredential(OfTenant):
     subscription_type = models.CharField(max_length=64, blank=True)
     # Of the account behind the login (tokens.email_address); empty: nobody has named it.
     account_email = models.CharField(max_length=254, blank=True, default="", db_default="")
+    # Named by the authorization server; else by a file, which anybody may have written.
+    account_is_confirmed = models.BooleanField(default=False, db_default=False)
     refresh_count = models.PositiveIntegerField(default=0)
     last_used = models.BigIntegerField(null=True)
     last_refreshed_at = models.BigIntegerField(null=True)

@@ -278,9 +278,9 @@ def _saved(claim: Claim, answer: Answer, said: Granted, now: float) -> _Saved:
 def _note_account(current: OAuthCredential, claim: Claim, said: Granted, now: float) -> None:
     """Whose login it is. Another account than before is told, without the addresses, and no more
     than that: the pair is the answer to this credential's own refresh token."""
-    if said.account_email in ("", current.account_email):
+    if not said.account_email:
         return
-    if current.account_email:
+    if current.account_email not in ("", said.account_email):
         audit.record(
             tenant=claim.credential.tenant,
             actor=claim.actor,
@@ -288,7 +288,7 @@ def _note_account(current: OAuthCredential, claim: Claim, said: Granted, now: fl
             subject=claim.credential.user_id,
             now=now,
         )
-    current.account_email = said.account_email
+    current.account_email, current.account_is_confirmed = said.account_email, True
 
 
 def _store_pair(
