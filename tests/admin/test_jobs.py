@@ -360,16 +360,25 @@ def test_all_that_match_are_exported_without_a_token(
 def test_what_is_selected_is_exported_as_json_lines(
     cast: Cast, root: Client, canaries: Canaries
 ) -> None:
+    chosen = [cast[name].pk for name in ("alice", "bob", "hedda", "user-17")]
     form = {
-        "action": "export_many", "_selected_action": [cast["alice"].pk, cast["hedda"].pk],
-        "confirmed": "yes", "format": "jsonl",
+        "action": "export_many", "_selected_action": chosen, "confirmed": "yes", "format": "jsonl",
     }  # fmt: skip
     text = exported(root, LIST, form)
     rows = {row["user_id"]: row for row in map(json.loads, text.splitlines())}
-    assert set(rows) == {"alice", "hedda"}
+    assert set(rows) == {"alice", "bob", "hedda", "user-17"}
     assert rows["alice"]["status"] == "active"
     assert rows["alice"]["refresh_count"] == 12
     assert rows["hedda"]["status"] == "refreshing"
+    # Of what has ended no end is told: user-17 is revoked, bob's login is over.
+    has_end = {
+        name: (row["expires_at"] is not None, row["login_ends_at"] is not None)
+        for name, row in rows.items()
+    }
+    assert has_end == {
+        "alice": (True, True), "bob": (True, False), "hedda": (True, True),
+        "user-17": (False, False),
+    }  # fmt: skip
     assert canaries.found_in(text) == []
     tenants = AuditEvent.objects.filter(action="export_credentials")
     assert {event.tenant_slug for event in tenants} == {"acme", "globex"}

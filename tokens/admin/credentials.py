@@ -530,17 +530,13 @@ class CredentialAdmin(ActingModelAdmin):
 
     @admin.display(description=gettext_lazy("access token ends"), ordering="expires_at")
     def expiry(self, credential: OAuthCredential) -> SafeString:
-        if credential.standing == Standing.REVOKED:
-            return moment(None, now=0)
-        return moment(credential.expires_at, now=facts.of(credential).now)
+        return moment(facts.token_ends_at(credential), now=facts.of(credential).now)
 
     @admin.display(description=gettext_lazy("login ends"), ordering="login_expires_at")
     def login_deadline(self, credential: OAuthCredential) -> SafeString:
-        if credential.standing in (Standing.REVOKED, Standing.REAUTHORIZATION_REQUIRED):
-            # It has ended, whatever was said of it before.
-            return moment(None, now=0)
-        when = moment(endings.ends_at(credential), now=facts.of(credential).now)
-        if endings.is_estimate(credential):
+        ends_at = facts.login_ends_at(credential)
+        when = moment(ends_at, now=facts.of(credential).now)
+        if ends_at is not None and endings.is_estimate(credential):
             return format_html(
                 '<span class="ov-estimate" title="{}">≈ {}</span>',
                 _("The server has not said when; this is what is usual."),

@@ -182,6 +182,17 @@ def until(credential: OAuthCredential) -> int | None:
     return credential.login_expires_at if renewed else credential.expires_at
 
 
+def token_ends_at(credential: OAuthCredential) -> int | None:
+    """None where there is no token any more."""
+    return None if credential.standing == Standing.REVOKED else credential.expires_at
+
+
+def login_ends_at(credential: OAuthCredential) -> float | None:
+    """None where it has ended, whatever was said of it before."""
+    over = credential.standing in (Standing.REVOKED, Standing.REAUTHORIZATION_REQUIRED)
+    return None if over else endings.ends_at(credential)
+
+
 def urgency() -> Case:
     """Those who can only be helped by a person first; those an operator stopped last."""
     return Case(
