@@ -487,8 +487,9 @@ class RefreshMachine(RuleBasedStateMachine):
         """``ahead``: by a clock that is set right immediately afterwards."""
         self.sound = False
         row = self.rows.get(who)
-        if row is not None and row.credential.lease_in_force(now=self.now()):
-            ahead = 0  # it would end a lease that is in use, and no clock can tell
+        held = row is not None and row.credential.lease_in_force(now=self.now())
+        if held or self.governed_until > self.now():
+            ahead = 0  # it would end a lease in use, or a 429's time, and no clock can tell
         settings.CLOCK_OFFSET += ahead
         claim = self.claim(who, cause)
         settings.CLOCK_OFFSET -= ahead
