@@ -369,6 +369,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "tokens.admin.sessions.messages_for_a_person",
             ],
         },
     }

@@ -92,6 +92,15 @@ def test_suspending_and_resuming(cast: Cast, root: Client) -> None:
     assert set(events.values_list("action", flat=True)) == {"suspend", "resume"}
 
 
+def test_what_came_of_an_act_is_not_told_to_a_page_that_asks_by_itself(
+    cast: Cast, root: Client
+) -> None:
+    root.post(page_of(cast["alice"], "suspend"), {"confirmed": "yes"})
+    asked_by_itself = root.get(page_of(cast["erik"]), headers={"X-Asked-By-Itself": "yes"})
+    assert "alice (acme): suspended." not in asked_by_itself.content.decode()
+    assert "alice (acme): suspended." in root.get(page_of(cast["erik"])).content.decode()
+
+
 @pytest.mark.parametrize("act", ["refresh", "rotate"])
 def test_a_refresh_is_handed_to_a_worker(
     cast: Cast, root: Client, act: str, monkeypatch: pytest.MonkeyPatch
@@ -127,6 +136,9 @@ def test_the_page_goes_on_by_itself_until_the_refresh_that_was_asked_for_has_end
         return 'data-live="yes"' in text
 
     assert is_live(page)
+    assert is_live(f"{page_of(alice)}?asked={asked + 0.5}")  # by another process's reading
+    refused = root.post(page_of(cast["carla"], "refresh"), {"confirmed": "yes"})
+    assert "asked" not in refused.headers["Location"]
     for without in ("", "?asked=", "?asked=nan", f"?asked={asked - 100}", f"?asked={asked + 100}"):
         assert not is_live(f"{page_of(alice)}{without}"), without
     refresh_credentials([(alice.tenant_id, alice.pk, alice.generation)], "demand", "operator olga")

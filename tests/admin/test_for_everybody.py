@@ -160,10 +160,12 @@ def test_nor_does_the_page_behind_the_way_out(
     expect(page.get_by_label("Password")).to_be_visible()
 
 
-@pytest.mark.parametrize("width", [1024, 1280, 1366, DESKTOP["width"]])
+@pytest.mark.parametrize("width", [1024, 1280, 1366, 1440, 1441, 1512])
+@pytest.mark.parametrize("name", ["alice", "christopher.anderson.of.the.department"])
 def test_the_list_of_credentials_has_room_for_its_columns(
-    cast: Cast, olivia: User, live_server: LiveServer, page: Page, width: int
+    cast: Cast, olivia: User, live_server: LiveServer, page: Page, width: int, name: str
 ) -> None:
+    OAuthCredential.objects.update(account_email=f"{name}@research.example.com")
     enter(page.context, live_server.url, olivia)
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(f"{live_server.url}{LIST}")

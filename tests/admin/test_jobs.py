@@ -371,6 +371,9 @@ def test_what_is_selected_is_exported_as_json_lines(
     assert rows["alice"]["refresh_count"] == 12
     assert rows["hedda"]["status"] == "refreshing"
     # Of what has ended no end is told: user-17 is revoked, bob's login is over.
+    assert {name for name, row in rows.items() if row["login_end_is_estimate"]} == {
+        "alice", "hedda",
+    }  # fmt: skip
     has_end = {
         name: (row["expires_at"] is not None, row["login_ends_at"] is not None)
         for name, row in rows.items()

@@ -159,6 +159,20 @@ def test_the_page_shows_by_itself_how_a_refresh_that_was_asked_for_ended(
     expect(timeline.get_by_text("asked by operator olivia")).to_be_visible()
     for part in ("present", "known", "life"):
         expect(page.locator(f"#{part}")).to_have_attribute("data-live", "no")
+    # Nor is there a button any more for what is not possible.
+    expect(page.get_by_role("link", name=re.compile("Refresh now$"))).to_have_count(0)
+
+
+def test_a_page_that_follows_something_does_not_outlive_its_session(
+    acme: Tenant, store: Store, upstream: Simulator, at_home: Page, live_server: LiveServer
+) -> None:
+    credential = store(acme, "alice", upstream.new_login("alice", expires_in=9000))
+    page = at_home
+    page.goto(f"{live_server.url}{page_of(credential)}?asked={time.time():.3f}")
+    expect(page.get_by_role("link", name=re.compile("Refresh now$"))).to_have_count(1)
+    page.context.clear_cookies()
+    expect(page.get_by_label("Password")).to_be_visible(timeout=20_000)
+    assert "alice" not in page.content().replace(page.url, "")
 
 
 def test_an_operator_suspends_two_from_the_list(cast: Cast, at_home: Page) -> None:

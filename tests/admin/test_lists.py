@@ -183,7 +183,7 @@ def test_the_row_and_the_page_name_the_account_and_no_markup_of_it(
     plant: Plant, acme: Tenant, root: Client
 ) -> None:
     alice = plant(acme, "alice", account_email='"<script>alert(1)</script>"@example.com')
-    plant(acme, "Bob@example.com", account_email="bob@example.com")
+    plant(acme, "Bob@example.com", account_email="bob@example.com", account_is_confirmed=True)
     for page in (LIST, f"{LIST}{alice.pk}/change/"):
         text = root.get(page).content.decode()
         assert "&lt;script&gt;alert(1)" in text

@@ -1,17 +1,26 @@
 """For test_hook_collector.py: streams of LiteLLM end, one dropped, the others in cycles.
 
-The argument `guarded` sets the hook's guard. Prints how often a stream put its ids back: when it
-was dropped, and when the collector found it.
+With the argument `hooked` LiteLLM has loaded the hook before. Prints how often a stream put its ids
+back: when it was dropped, and when the collector found it.
 """
 
 import contextvars
 import gc
 import json
 import sys
+from typing import Any
 
+import oauthvault_litellm
 from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
-from oauthvault_litellm import collector
+from litellm.proxy import proxy_server
 
+CONFIG: dict[str, Any] = {
+    "general_settings": {
+        "master_key": "sk-of-a-program-that-asks-nobody",
+        "claude_oauth": {"vault_key": "ovs_" + "k" * 43},
+    },
+    "litellm_settings": {"callbacks": ["oauthvault_litellm.hook"]},
+}
 VARIABLES = [contextvars.ContextVar[object](f"variable-{number}") for number in range(40)]
 
 
@@ -44,8 +53,9 @@ def lost_in_cycles() -> None:
             kept.clear()
 
 
-if "guarded" in sys.argv:
-    collector.guard()
+if "hooked" in sys.argv:
+    proxy_server.proxy_config.update_config_state(config=CONFIG)
+    assert oauthvault_litellm.hook.settings().enabled
 
 dropped = stream()
 del dropped

@@ -30,14 +30,14 @@ def at_risk() -> bool:
 
 
 def test_streams_lost_in_cycles_change_no_variable_while_the_collector_runs(at_risk: bool) -> None:
-    ended = python(str(HERE / "lost_streams.py"), "guarded")
+    ended = python(str(HERE / "lost_streams.py"), "hooked")
     assert ended.returncode == 0, ended.stderr
     counted = json.loads(ended.stdout)
     assert counted["dropped"] == 1, "a stream that is dropped puts its ids back"
     assert (counted["collected"] == 0) == at_risk
 
 
-def test_without_the_guard_they_do_and_may_end_the_process(at_risk: bool) -> None:
+def test_without_the_hook_they_do_and_may_end_the_process(at_risk: bool) -> None:
     """Once this fails for a release of LiteLLM, the guard can go for it."""
     ended = python(str(HERE / "lost_streams.py"))
     if ended.returncode == -signal.SIGSEGV:

@@ -90,7 +90,7 @@ def test_an_answer_that_names_nobody_leaves_what_is_known(
 def test_another_account_is_a_line_of_the_timeline_without_the_addresses_and_nothing_more(
     alice: OAuthCredential, upstream: Simulator, reread: Reread, client: Client
 ) -> None:
-    OAuthCredential.objects.update(account_email="someone@example.com")
+    OAuthCredential.objects.update(account_email="someone@example.com", account_is_confirmed=True)
     assert refreshed(alice) == Outcome.REFRESHED
     after = reread(alice)
     assert after.account_email == "alice@example.com"
@@ -176,6 +176,8 @@ def test_what_only_a_file_says_is_shown_as_that_until_the_server_has_named_the_a
         shown = client.get(page).content.decode()
         assert "as imported" not in shown
         assert "alice@example.com" in shown
+    assert "names another account than the imported file" in client.get(pages[0]).content.decode()
+    assert "another account than before" not in client.get(pages[0]).content.decode()
 
 
 def test_a_file_does_not_rename_an_account_that_the_server_has_named(acme: Tenant) -> None:

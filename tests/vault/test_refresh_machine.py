@@ -50,7 +50,7 @@ from tokens.diagnosis import describe_problem
 from tokens.errors import (
     AlreadyStored,
     EncryptionError,
-    InvalidCredentials,
+    ExpiredLogin,
     NoToken,
     Quarantined,
     RefreshInProgress,
@@ -274,7 +274,7 @@ class RefreshMachine(RuleBasedStateMachine):
         if self.is_stopped(person):
             expected = TenantSuspended
         if file.login.refresh_token is None and file.login.expires_at <= self.now() + 1:
-            expected = InvalidCredentials  # past its end, and nothing renews it
+            expected = ExpiredLogin  # past its end, and nothing renews it
         refused: VaultError | None = None
         with self.in_trouble(trouble):
             try:
@@ -477,7 +477,9 @@ class RefreshMachine(RuleBasedStateMachine):
         self.read_the_books()
         # Nobody has read it: which of the vault's requests it was, a knock or what follows on
         # one, only the vault can say.
-        attempt = RefreshAttempt.objects.filter(credential_id=row.credential.pk).first()
+        # Not by its time: a clock that was set right since may have put one ahead of all others.
+        attempts = RefreshAttempt.objects.filter(credential_id=row.credential.pk)
+        attempt = attempts.order_by("-pk").first()
         if self.books.unread > unread and attempt is not None and attempt.tries:
             assert row.refresh_token is not None
             self.note(Presentation(row.refresh_token, Said.NOTHING, self.now(), known=True))

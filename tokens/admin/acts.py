@@ -194,8 +194,9 @@ class ActingModelAdmin(VaultModelAdmin):
         if form is None:
             return self._ask(request, act, asked)
         now = clock.now()
-        self._do(request, [row], act, form)
-        return HttpResponseRedirect(f"{back}?{ASKED_AT}={now:.3f}" if act.goes_on else back)
+        done = self._do(request, [row], act, form)
+        awaited = act.goes_on and done > 0
+        return HttpResponseRedirect(f"{back}?{ASKED_AT}={now:.3f}" if awaited else back)
 
     def act_on_many(
         self, request: HttpRequest, queryset: QuerySet[Any], act: Act
@@ -319,7 +320,8 @@ class ActingModelAdmin(VaultModelAdmin):
         request.current_app = self.admin_site.name
         return TemplateResponse(request, "admin/confirm_act.html", context)
 
-    def _do(self, request: HttpRequest, rows: Sequence[Any], act: Act, form: forms.Form) -> None:
+    def _do(self, request: HttpRequest, rows: Sequence[Any], act: Act, form: forms.Form) -> int:
+        """To how many it was done, or tried; the others were refused."""
         now = clock.now()
         doable, results = [], []
         for row in rows:
@@ -332,6 +334,7 @@ class ActingModelAdmin(VaultModelAdmin):
         if doable:
             results += act.perform(doable, operator(request), now, **form.cleaned_data)
         self._report(request, act, results)
+        return len(doable)
 
     def _ask_for_jobs(
         self, request: HttpRequest, queryset: QuerySet[Any], act: Act, job: JobAct, *, most: int

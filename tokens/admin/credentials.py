@@ -17,7 +17,7 @@ from unfold.contrib.filters.admin import RelatedDropdownFilter
 from unfold.decorators import action
 from unfold.views import ChangeList
 
-from tokens import clock, endings, obstacles, own_settings, vault
+from tokens import clock, obstacles, own_settings, vault
 from tokens.admin import facts
 from tokens.admin.acts import ASKED_AT, HERE, Act, ActingModelAdmin, Result, one_by_one, pages
 from tokens.admin.auto_refresh import RESUME_AUTO_REFRESH, SUSPEND_AUTO_REFRESH
@@ -53,7 +53,7 @@ _ENDS_WITH_A_COMMAND = re.compile(r":\s*`[^`]*`\.?$")
 # How many are refreshed in this very request when no worker can be told.
 _HERE_AT_MOST = 3
 # Seconds in which a page waits for a refresh that a worker was told of.
-_EXPECTED_WITHIN = 60.0
+_EXPECTED_WITHIN, _CLOCKS_DIFFER = 60.0, 1.0
 
 
 class CredentialList(ChangeList):
@@ -90,13 +90,13 @@ def _is_under_way(credential: OAuthCredential, asked: float | None, *, now: floa
     """Whether a refresh is, or one was asked for a moment ago and none has ended since."""
     if facts.of(credential).status == Status.REFRESHING:
         return True
-    if asked is None or not now - _EXPECTED_WITHIN < asked <= now:
+    # Every process carries on a reading of the database's clock of its own.
+    if asked is None or not now - _EXPECTED_WITHIN < asked <= now + _CLOCKS_DIFFER:
         return False
     ended = RefreshAttempt.objects.filter(
         tenant_id=credential.tenant_id,
         credential_id=credential.pk,
-        # By the database's clock, which may be a little behind ours.
-        started_at__gte=asked - 1,
+        started_at__gte=asked - _CLOCKS_DIFFER,
     ).exclude(outcome=Outcome.IN_FLIGHT)
     return not ended.exists()
 
@@ -511,8 +511,8 @@ class CredentialAdmin(ActingModelAdmin):
     def user_and_tenant(self, credential: OAuthCredential) -> SafeString:
         """And the account's address, where the user id does not say it."""
         named = (credential.user_id, credential.tenant.slug)
-        address = credential.account_email
-        if address in ("", credential.user_id.lower()):
+        known = credential.user_id.lower() if credential.account_is_confirmed else ""
+        if credential.account_email in ("", known):
             return format_html('{} <span class="ov-subtle">{}</span>', *named)
         return format_html(
             '{} <span class="ov-subtle">{}</span><br><span class="ov-subtle">{}</span>',
@@ -534,9 +534,8 @@ class CredentialAdmin(ActingModelAdmin):
 
     @admin.display(description=gettext_lazy("login ends"), ordering="login_expires_at")
     def login_deadline(self, credential: OAuthCredential) -> SafeString:
-        ends_at = facts.login_ends_at(credential)
-        when = moment(ends_at, now=facts.of(credential).now)
-        if ends_at is not None and endings.is_estimate(credential):
+        when = moment(facts.login_ends_at(credential), now=facts.of(credential).now)
+        if facts.login_end_is_estimate(credential):
             return format_html(
                 '<span class="ov-estimate" title="{}">≈ {}</span>',
                 _("The server has not said when; this is what is usual."),

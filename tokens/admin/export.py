@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.widgets import UnfoldAdminRadioSelectWidget
 
-from tokens import audit, clock, endings
+from tokens import audit, clock
 from tokens.admin import facts
 from tokens.admin.acts import HERE, Act
 from tokens.models import OAuthCredential, Tenant
@@ -84,7 +84,7 @@ def told(credential: OAuthCredential, *, now: float) -> dict[str, Any]:
         "since": _time(known.since),
         "expires_at": _time(facts.token_ends_at(credential)),
         "login_ends_at": _time(facts.login_ends_at(credential)),
-        "login_end_is_estimate": endings.is_estimate(credential),
+        "login_end_is_estimate": facts.login_end_is_estimate(credential),
         "scopes": credential.scopes,
         "plan": credential.subscription_type or ("max" if credential.is_max else None),
         "refreshable": credential.has_refresh_token,

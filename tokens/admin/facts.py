@@ -193,6 +193,10 @@ def login_ends_at(credential: OAuthCredential) -> float | None:
     return None if over else endings.ends_at(credential)
 
 
+def login_end_is_estimate(credential: OAuthCredential) -> bool:
+    return login_ends_at(credential) is not None and endings.is_estimate(credential)
+
+
 def urgency() -> Case:
     """Those who can only be helped by a person first; those an operator stopped last."""
     return Case(

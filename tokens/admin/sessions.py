@@ -54,9 +54,19 @@ def why_ended(request: HttpRequest, standing: Standing, *, now: float) -> str | 
     return None
 
 
+def is_asked_by_itself(request: HttpRequest) -> bool:
+    """By an open page (`live.js`), which goes on when nobody is there."""
+    return "X-Asked-By-Itself" in request.headers
+
+
+def messages_for_a_person(request: HttpRequest) -> dict[str, Any]:
+    """A context processor: what there is to say waits for a page that somebody sees."""
+    return {"messages": ()} if is_asked_by_itself(request) else {}
+
+
 def note_seen(request: HttpRequest, *, now: float) -> None:
-    """Not by what an open page asks for itself (`live.js`): that goes on when nobody is there."""
-    if "X-Asked-By-Itself" in request.headers:
+    """What a page asks for by itself does not count."""
+    if is_asked_by_itself(request):
         return
     if now - request.session[_SEEN] >= _WRITTEN_EVERY:
         request.session[_SEEN] = now

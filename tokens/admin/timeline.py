@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from django.db.models import F, Sum
@@ -166,7 +167,7 @@ def _acts(credential: OAuthCredential, before: float | None, now: float) -> list
             icon=icons.get(event.action, "person"),
             tone=tones.get(event.action, "plain"),
             title=_title(event),
-            detail=in_words(event.detail),
+            detail="" if event.action == "account_changed" else in_words(event.detail),
         )
         for event in read(newest)
     ]
@@ -181,6 +182,8 @@ def _title(event: AuditEvent) -> str:
     if event.action == "login_ending":
         return _("Announced that the login ends")
     if event.action == "account_changed":
+        if isinstance(event.detail, Mapping) and "instead_of" in event.detail:
+            return _("The authorization server names another account than the imported file")
         return _("The authorization server names another account than before")
     return _("%(action)s by %(actor)s") % {
         "action": event.action.replace("_", " ").capitalize(),

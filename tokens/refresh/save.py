@@ -287,6 +287,7 @@ def _note_account(current: OAuthCredential, claim: Claim, said: Granted, now: fl
             action="account_changed",
             subject=claim.credential.user_id,
             now=now,
+            **({} if current.account_is_confirmed else {"instead_of": "imported"}),
         )
     current.account_email, current.account_is_confirmed = said.account_email, True
 

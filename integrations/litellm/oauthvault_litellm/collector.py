@@ -22,9 +22,9 @@ def guard() -> None:
     they are. One that is dropped puts them back as LiteLLM means it to.
 
     LiteLLM calls this finalizer a best effort for abandoned streams, whose context ends with
-    their task. Does nothing where no harm can come of it. To be called once in a process.
+    their task. Does nothing where no harm can come of it, or a second time.
     """
-    if not IS_AT_RISK:
+    if not IS_AT_RISK or _note in gc.callbacks:
         return
     from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
 

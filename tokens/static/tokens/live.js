@@ -2,12 +2,26 @@
 
 // The parts of a page that say data-live="yes", and have an id, are asked for again every few
 // seconds, for as long as what comes back says so too. Without it the page is the same,
-// and is loaded anew by hand.
+// and is loaded anew by hand. Where a part says data-then="reload", the whole page is loaded once
+// more when that is over: what stands around its parts has changed as well.
 
 (() => {
   const EVERY = 2000;
   const LONGEST = 30000;
+  // The page is not this operator's any more, or is gone.
+  const FINAL = [401, 403, 404];
   let wait = EVERY;
+
+  const living = () => document.querySelectorAll('[data-live="yes"]');
+
+  function end(parts) {
+    for (const part of parts) {
+      part.dataset.live = "no";
+    }
+    if (parts.some((part) => part.dataset.then === "reload")) {
+      window.location.reload();
+    }
+  }
 
   async function renew() {
     const answer = await fetch(window.location.href, {
@@ -15,11 +29,16 @@
       // Nobody is there by that: a session that is not used ends (tokens/admin/sessions.py).
       headers: { "X-Asked-By-Itself": "yes" },
     });
-    if (!answer.ok || answer.redirected) {
+    const parts = [...living()];
+    if (answer.redirected || FINAL.includes(answer.status)) {
+      end(parts);
+      return;
+    }
+    if (!answer.ok) {
       throw new Error(`answered ${answer.status}`);
     }
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const part of document.querySelectorAll('[data-live="yes"]')) {
+    for (const part of parts) {
       const newer = page.getElementById(part.id);
       if (newer === null) {
         part.dataset.live = "no";
@@ -33,6 +52,9 @@
         }
       }
     }
+    if (living().length === 0) {
+      end(parts);
+    }
   }
 
   async function goOn() {
@@ -44,12 +66,12 @@
         wait = Math.min(2 * wait, LONGEST);
       }
     }
-    if (document.querySelector('[data-live="yes"]') !== null) {
+    if (living().length > 0) {
       window.setTimeout(goOn, wait);
     }
   }
 
-  if (document.querySelector('[data-live="yes"]') !== null) {
+  if (living().length > 0) {
     window.setTimeout(goOn, wait);
   }
 })();
