@@ -553,7 +553,11 @@ class CredentialAdmin(ActingModelAdmin):
         if credential.last_refreshed_at is None:
             return format_html("{}", credential.refresh_count)
         last = moment(credential.last_refreshed_at, now=facts.of(credential).now)
-        return format_html('<span class="ov-beside">{} · {}</span>', credential.refresh_count, last)
+        return format_html(
+            '<span class="ov-beside">{} <span class="ov-between">·</span> {}</span>',
+            credential.refresh_count,
+            last,
+        )
 
     @admin.display(description=gettext_lazy("created"))
     def created(self, credential: OAuthCredential) -> SafeString:
