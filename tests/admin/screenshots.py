@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
-from playwright.sync_api import Browser, Page, ViewportSize, expect
+from playwright.sync_api import Browser, FloatRect, Page, ViewportSize, expect
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
@@ -105,7 +105,7 @@ def take(page: Page, name: str, *, only: str = "") -> None:
     assert window is not None
     box = page.locator(only or "#content").first.bounding_box()
     assert box is not None
-    clip = (
+    clip: FloatRect = (
         {"x": box["x"], "y": box["y"], "width": box["width"], "height": min(box["height"], 620)}
         if only
         else {"x": 0, "y": 0, "width": window["width"],
@@ -119,9 +119,9 @@ def take(page: Page, name: str, *, only: str = "") -> None:
     print(f"docs/screenshots/{name}.png: {len(picture) // 1024} KiB")
 
 
-def _shot(page: Page, clip: dict[str, float], only: str) -> bytes:
+def _shot(page: Page, clip: FloatRect, only: str) -> bytes:
     return page.screenshot(
-        clip=clip,  # type: ignore[arg-type]  # of floats, which a locator measures
+        clip=clip,
         full_page=bool(only),
         animations="disabled",
         caret="hide",

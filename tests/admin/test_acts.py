@@ -125,6 +125,7 @@ def test_a_refresh_is_handed_to_a_worker(
 def test_the_page_goes_on_by_itself_until_the_refresh_that_was_asked_for_has_ended(
     cast: Cast, root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Told to a worker that has not begun: the task itself runs below, when it is its time.
     monkeypatch.setattr(refresh_credentials, "apply_async", lambda args, **options: None)
     alice = cast["alice"]
     page = root.post(page_of(alice, "refresh"), {"confirmed": "yes"}).headers["Location"]

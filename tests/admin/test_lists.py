@@ -235,7 +235,7 @@ def test_the_trail_is_searched_by_who_whom_what_and_when(
 
 def test_a_record_is_found_by_the_id_of_its_request(trail: None, root: Client) -> None:
     answer = root.post(f"{TRAIL}export/?q=nothing", headers={"X-Request-ID": "3f2a-of-this-test"})
-    b"".join(answer.streaming_content)  # type: ignore[attr-defined]
+    answer.getvalue()
     assert found(root, "q=3f2a-of", TRAIL) == ["export_audit "]
 
 

@@ -73,6 +73,21 @@ def text_of(answer: HttpResponse) -> str:
     return answer.content.decode()
 
 
+def at_the_moment(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, happens: Callable[[], object]
+) -> None:
+    """Something that somebody else does in the middle of a request: right after what is called
+    so there, which does its own work as ever. No other way leads into that moment."""
+    real = getattr(owner, name)
+
+    def and_then(*given: Any, **named: Any) -> Any:
+        result = real(*given, **named)
+        happens()
+        return result
+
+    monkeypatch.setattr(owner, name, and_then)
+
+
 def done(action: str) -> list[str]:
     """By whom, oldest first."""
     events = AuditEvent.objects.filter(action=action, outcome="done").order_by("pk")
@@ -521,14 +536,11 @@ def test_who_was_sent_away_in_that_moment_sets_no_password(
     olivia: User, monkeypatch: pytest.MonkeyPatch, undone: dict[str, object]
 ) -> None:
     """Between the proof and the change lie two slow hashes."""
-    client, prove = signed_in(), accounts.prove_password
-
-    def and_then(**asked: Any) -> accounts.Verdict:
-        verdict = prove(**asked)
-        User.objects.filter(pk=olivia.pk).update(**undone)
-        return verdict
-
-    monkeypatch.setattr(accounts, "prove_password", and_then)
+    client = signed_in()
+    at_the_moment(
+        monkeypatch, accounts, "prove_password",
+        lambda: User.objects.filter(pk=olivia.pk).update(**undone),
+    )  # fmt: skip
     assert "was changed in this moment" in text_of(change(client, PASSWORD, ANOTHER))
     assert User.objects.filter(pk=olivia.pk, **undone).exists()
     assert done("set_password") == []
@@ -539,13 +551,11 @@ def test_who_was_sent_away_in_that_moment_sets_no_password(
 def test_a_change_of_password_gives_no_right_back(
     olivia: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, prove = signed_in(), accounts.prove_password
-
-    def and_then(**asked: Any) -> accounts.Verdict:
-        User.objects.filter(pk=olivia.pk).update(is_superuser=False)
-        return prove(**asked)
-
-    monkeypatch.setattr(accounts, "prove_password", and_then)
+    client = signed_in()
+    at_the_moment(
+        monkeypatch, accounts, "prove_password",
+        lambda: User.objects.filter(pk=olivia.pk).update(is_superuser=False),
+    )  # fmt: skip
     assert change(client, PASSWORD, ANOTHER).status_code == 302
     olivia.refresh_from_db()
     assert olivia.check_password(ANOTHER)
@@ -557,26 +567,19 @@ def test_what_an_administrator_does_to_an_account_undoes_nothing_of_anothers(
 ) -> None:
     """One sets a password, or a name, while another deactivates the operator."""
     vera = User.objects.create_user("vera", password=PASSWORD, is_staff=True)
-    client, validate = signed_in(), password_validation.validate_password
+    client = signed_in()
 
-    def and_then(*given: Any) -> None:
+    def deactivate() -> None:
         User.objects.filter(pk=vera.pk).update(is_active=False)
-        validate(*given)
 
-    monkeypatch.setattr(password_validation, "validate_password", and_then)
+    at_the_moment(monkeypatch, password_validation, "validate_password", deactivate)
     form = {"password1": ANOTHER, "password2": ANOTHER, "usable_password": "true"}
     assert client.post(f"/admin/auth/user/{vera.pk}/password/", form).status_code == 302
     vera.refresh_from_db()
     assert vera.check_password(ANOTHER)
     assert not vera.is_active
     User.objects.filter(pk=vera.pk).update(is_active=True)
-    clean = OperatorForm.clean
-
-    def and_then_clean(self: OperatorForm) -> Any:
-        User.objects.filter(pk=vera.pk).update(is_active=False)
-        return clean(self)
-
-    monkeypatch.setattr(OperatorForm, "clean", and_then_clean)
+    at_the_moment(monkeypatch, OperatorForm, "clean", deactivate)
     form = {"username": "vera", "first_name": "Vera", "is_staff": "on", "is_active": "on",
             "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}  # fmt: skip
     assert client.post(f"/admin/auth/user/{vera.pk}/change/", form).status_code == 302

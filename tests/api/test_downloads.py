@@ -10,7 +10,7 @@ BUNDLE = "drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
 
 def test_a_static_file_is_one_piece_which_waits_for_its_reader_in_no_thread(client: Client) -> None:
     answer = client.get(f"/static/{BUNDLE}")
-    (piece,) = answer.streaming_content  # type: ignore[attr-defined]
+    (piece,) = answer
     found = finders.find(BUNDLE)
     assert isinstance(found, str)
     assert piece == Path(found).read_bytes()

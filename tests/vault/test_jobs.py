@@ -267,20 +267,27 @@ def test_a_turn_ends_and_leaves_the_rest_to_the_next(
     assert states(job) == ["done"] * 10
 
 
-@pytest.mark.parametrize("how", ["dismissed", "deprived", "withdrawn", "gone"])
+def send_away(operator: User, tenant: Tenant, how: str) -> None:
+    if how == "dismissed":
+        User.objects.filter(pk=operator.pk).update(is_active=False)
+    elif how == "deprived":
+        operator.user_permissions.remove(Permission.objects.get(codename="revoke_oauthcredential"))
+    elif how == "withdrawn":
+        roles.withdraw(operator=operator, tenant=tenant, actor="test", now=clock.now())
+    else:
+        User.objects.filter(pk=operator.pk).delete()
+
+
+in_every_way = pytest.mark.parametrize("how", ["dismissed", "deprived", "withdrawn", "gone"])
+
+
+@in_every_way
 def test_who_may_no_longer_act_does_not_go_on_acting_by_a_job(
     acme: Tenant, people: list[OAuthCredential], ask: Ask, pool: ThreadPoolExecutor, olga: User,
     how: str,
 ) -> None:  # fmt: skip
     job = ask(JobAct.REVOKE, acme)
-    if how == "dismissed":
-        User.objects.update(is_active=False)
-    elif how == "deprived":
-        olga.user_permissions.remove(Permission.objects.get(codename="revoke_oauthcredential"))
-    elif how == "withdrawn":
-        roles.withdraw(operator=olga, tenant=acme, actor="test", now=clock.now())
-    else:
-        olga.delete()
+    send_away(olga, acme, how)
     assert work(job, pool) is False
     job.refresh_from_db()
     assert "may do so no longer" in job.stopped_by
@@ -288,7 +295,7 @@ def test_who_may_no_longer_act_does_not_go_on_acting_by_a_job(
     assert not OAuthCredential.objects.filter(standing=Standing.REVOKED).exists()
 
 
-@pytest.mark.parametrize("how", ["dismissed", "deprived", "withdrawn", "gone"])
+@in_every_way
 def test_who_is_sent_away_in_the_middle_of_a_turn_goes_on_no_further(
     acme: Tenant, people: list[OAuthCredential], ask: Ask, pool: ThreadPoolExecutor, olga: User,
     how: str,
@@ -298,15 +305,7 @@ def test_who_is_sent_away_in_the_middle_of_a_turn_goes_on_no_further(
 
     def sent_away_after_the_first() -> bool:
         if next(turns, False):
-            if how == "dismissed":
-                User.objects.update(is_active=False)
-            elif how == "deprived":
-                right = Permission.objects.get(codename="revoke_oauthcredential")
-                olga.user_permissions.remove(right)
-            elif how == "withdrawn":
-                roles.withdraw(operator=olga, tenant=acme, actor="test", now=clock.now())
-            else:
-                User.objects.filter(pk=olga.pk).delete()
+            send_away(olga, acme, how)
         return False
 
     assert work(job, pool, stopping=sent_away_after_the_first) is False

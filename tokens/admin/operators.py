@@ -140,13 +140,12 @@ class UserAdmin(RefusesSecrets, Recorded, BaseUserAdmin, ModelAdmin):  # type: i
         if not change:
             obj.is_staff = True  # or they could not sign in
             super().save_model(request, obj, form, change)
-        else:
-            # The rest may have been changed since it was read: by somebody who deactivates them.
-            names = {field.name for field in obj._meta.concrete_fields}
-            obj.save(update_fields=names & set(form.changed_data))
-        if not change:
             accounts.require_new_password(operator=obj)
-        elif not obj.is_active and "is_active" in form.changed_data:
+            return
+        # The rest may have been changed since it was read: by somebody who deactivates them.
+        names = {field.name for field in obj._meta.concrete_fields}
+        obj.save(update_fields=names & set(form.changed_data))
+        if not obj.is_active and "is_active" in form.changed_data:
             # Or a session would go on where it was, were the account active again.
             accounts.end_sessions(
                 operator=obj, actor=operator(request), now=clock.now(), why="deactivated"
