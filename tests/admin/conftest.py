@@ -13,6 +13,7 @@ from django.db import connection
 from django.test import Client
 from playwright.sync_api import Browser, Page
 
+from tests.admin.authenticator import Authenticator, enrolled
 from tests.admin.browser import DESKTOP, chromium
 from tests.admin.browser import PASSWORD as OF_OLIVIA
 from tests.admin.canaries import Canaries
@@ -203,6 +204,12 @@ def page(browser: Browser) -> Iterator[Page]:
 def olivia(db: None) -> User:
     """A platform administrator, whom `sign_in` signs in."""
     return User.objects.create_superuser("olivia", password=OF_OLIVIA)
+
+
+@pytest.fixture
+def phone(olivia: User) -> Authenticator:
+    """olivia's second factor."""
+    return enrolled(olivia)[0]
 
 
 @pytest.fixture

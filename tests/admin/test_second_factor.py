@@ -25,16 +25,6 @@ from tokens.secret import EncryptionKey, TotpSecret
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def olivia(db: None) -> User:
-    return User.objects.create_superuser("olivia", password="correct horse")
-
-
-@pytest.fixture
-def phone(olivia: User) -> Authenticator:
-    return enrolled(olivia)[0]
-
-
 def verified(operator: User, code: str) -> bool:
     return second_factor.verify(operator=operator, code=code, now=clock.now()).good
 
